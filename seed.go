@@ -1,0 +1,28 @@
+//go:build seed
+package seed
+import (
+ _ "github.com/glebarez/sqlite"
+ _ "gorm.io/driver/postgres"
+ _ "gorm.io/gorm"
+ _ "google.golang.org/grpc"
+ _ "google.golang.org/protobuf/proto"
+ _ "tailscale.com/tailcfg"
+ _ "tailscale.com/derp/derpserver"
+ _ "tailscale.com/control/controlhttp/controlhttpserver"
+ _ "tailscale.com/control/tsp"
+ _ "tailscale.com/net/stunserver"
+ _ "golang.zx2c4.com/wireguard/device"
+ _ "github.com/spf13/cobra"
+ _ "github.com/spf13/pflag"
+ _ "github.com/goccy/go-yaml"
+ _ "github.com/google/go-cmp/cmp"
+ _ "github.com/rogpeppe/go-internal/testscript"
+ _ "github.com/tailscale/hujson"
+ _ "golang.org/x/sync/errgroup"
+ _ "golang.org/x/crypto/acme/autocert"
+ _ "golang.org/x/net/http2"
+ _ "github.com/prometheus/client_golang/prometheus/promhttp"
+ _ "github.com/prometheus/common/model"
+ _ "go4.org/netipx"
+ _ "github.com/fsnotify/fsnotify"
+)
