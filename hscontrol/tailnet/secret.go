@@ -1,0 +1,109 @@
+package tailnet
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// SecretKind is the word that begins a secret and says what it opens.
+type SecretKind string
+
+const (
+	AuthKeySecret SecretKind = "hskey-auth" // a pre-auth key
+	APIKeySecret  SecretKind = "hskey-api"  // an API key
+)
+
+// Lengths of the two random parts of a secret, in hexadecimal digits.
+const (
+	secretPrefixLen = 12
+	secretBodyLen   = 64
+)
+
+// Secret is a random text that opens something: "hskey-auth-<12 digits>-<64 digits>". The prefix finds its row; of the
+// rest only the SHA-256 is kept. 256 random bits need no slow hash.
+type Secret struct {
+	Kind   SecretKind
+	Prefix string
+	body   string
+}
+
+// NewSecret makes a secret from 38 bytes of random.
+func NewSecret(kind SecretKind, random io.Reader) (Secret, error) {
+	var b [(secretPrefixLen + secretBodyLen) / 2]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return Secret{}, fmt.Errorf("making a key: %w", err)
+	}
+	digits := hex.EncodeToString(b[:])
+	return Secret{Kind: kind, Prefix: digits[:secretPrefixLen], body: digits[secretPrefixLen:]}, nil
+}
+
+// ParseSecret reads a secret of the given kind. The error never repeats the text.
+func ParseSecret(kind SecretKind, text string) (Secret, error) {
+	rest, ok := strings.CutPrefix(text, string(kind)+"-")
+	if !ok {
+		return Secret{}, fmt.Errorf("this is not a key of the form %s-…", kind)
+	}
+	prefix, body, ok := strings.Cut(rest, "-")
+	if !ok || len(prefix) != secretPrefixLen || len(body) != secretBodyLen {
+		return Secret{}, fmt.Errorf("this key of the form %s-… is cut short or too long: copy it whole", kind)
+	}
+	return Secret{Kind: kind, Prefix: prefix, body: body}, nil
+}
+
+// Reveal is the whole text, to be shown once.
+func (s Secret) Reveal() string { return string(s.Kind) + "-" + s.Prefix + "-" + s.body }
+
+// String hides the secret part, so that it may be logged.
+func (s Secret) String() string { return string(s.Kind) + "-" + s.Prefix + "-***" }
+
+// Hash is what is stored: the SHA-256 of the whole text.
+func (s Secret) Hash() []byte {
+	sum := sha256.Sum256([]byte(s.Reveal()))
+	return sum[:]
+}
+
+// Matches compares with a stored hash, in constant time.
+func (s Secret) Matches(hash []byte) bool { return subtle.ConstantTimeCompare(s.Hash(), hash) == 1 }
+
+// PreAuthKey lets nodes join without a person. It belongs to a user, or has tags, or both (then the tags win).
+type PreAuthKey struct {
+	ID          KeyID  `gorm:"primaryKey"`
+	TailnetID   ID     `gorm:"not null;index"`
+	UserID      UserID `gorm:"index"` // zero (NULL) for a key that has only tags
+	Prefix      string `gorm:"not null;uniqueIndex"`
+	Hash        []byte `gorm:"not null"`
+	Description string
+	Reusable    bool
+	Ephemeral   bool
+	Used        bool
+	Tags        []string   `gorm:"serializer:json"`
+	Expiration  *time.Time // nil: never
+	CreatedAt   time.Time
+}
+
+// Usable says why the key lets nobody in at the given time, or nil. The text is shown by the client.
+func (k *PreAuthKey) Usable(at time.Time) error {
+	switch {
+	case k.Expiration != nil && !k.Expiration.After(at):
+		return fmt.Errorf("%w: it expired at %s; ask for a new one", ErrKeyRefused, k.Expiration.UTC().Format(time.RFC3339))
+	case k.Used && !k.Reusable:
+		return fmt.Errorf("%w: it was for one use and has been used; ask for a new one", ErrKeyRefused)
+	}
+	return nil
+}
+
+// APIKey opens the API. Its tailnet is zero when it opens all of them.
+type APIKey struct {
+	ID         KeyID      `gorm:"primaryKey"`
+	TailnetID  ID         `gorm:"index"`
+	Prefix     string     `gorm:"not null;uniqueIndex"`
+	Hash       []byte     `gorm:"not null"`
+	Expiration *time.Time // nil: never
+	LastSeen   *time.Time
+	CreatedAt  time.Time
+}
