@@ -64,8 +64,10 @@ type Node struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 
-	// Online is whether a session row exists for the node. It is not a column.
+	// Online is whether a session row exists for the node, Lapsed whether its key had expired when the snapshot was
+	// made. Neither is a column.
 	Online bool `gorm:"-"`
+	Lapsed bool `gorm:"-"`
 }
 
 // Session is the fact that a node is connected: it has an open map stream at a replica.

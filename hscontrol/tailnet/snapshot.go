@@ -3,6 +3,7 @@ package tailnet
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 )
 
@@ -14,6 +15,9 @@ type Snapshot struct {
 	Nodes   []*Node // sorted by ID
 	Users   map[UserID]*User
 	Policy  *PolicyVersion // nil: there has never been one
+
+	// Prefixes are the ranges that the tailnet takes its addresses from, the server's defaults applied.
+	Prefixes []netip.Prefix
 }
 
 // Delta is what changed from one revision to a later one. A delta that is Full replaces everything.
@@ -36,7 +40,7 @@ func (s *Snapshot) Next(d Delta) *Snapshot {
 	if d.Full || s == nil {
 		s = &Snapshot{}
 	}
-	next := &Snapshot{Tailnet: s.Tailnet, Rev: d.Rev, Nodes: s.Nodes, Users: s.Users, Policy: s.Policy}
+	next := &Snapshot{Tailnet: s.Tailnet, Rev: d.Rev, Nodes: s.Nodes, Users: s.Users, Policy: s.Policy, Prefixes: s.Prefixes}
 	if d.Tailnet != nil {
 		next.Tailnet = d.Tailnet
 	}
