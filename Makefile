@@ -1,0 +1,99 @@
+# make run    builds and starts a server
+# make test   installs what the tests need and runs them all
+# make help   lists the rest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# No build reaches for another Go than the one that is here.
+export GOTOOLCHAIN := local
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The clients of the scenes. The oldest that builds, one between and the newest are enough for every day.
+CLIENTS     := v1.62.1 v1.86.5 v1.102.5
+ALL_CLIENTS := v1.62.1 v1.64.2 v1.70.0 v1.76.6 v1.80.3 v1.86.5 v1.90.9 v1.96.5 v1.102.5
+
+# All but the scenes: those need root, and time of their own.
+UNIT = $(shell go list ./... | grep -v '/integration')
+
+.PHONY: help
+help: ## lists what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.PHONY: build
+build: ## builds bin/headscale and bin/derper, static
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/headscale ./cmd/derper
+
+.PHONY: run
+run: build ## builds and starts a server that needs no configuration file
+	@exec bin/headscale serve
+
+.PHONY: test
+test: packages check clients unit scenes ## installs what the tests need and runs them all
+
+.PHONY: packages
+packages: ## installs the Debian packages that the tests use
+	@.ci/packages
+
+.PHONY: clients
+clients: ## builds the real clients of the scenes (CLIENTS=...), once
+	@integration/clients.sh $(CLIENTS)
+
+.PHONY: check
+check: ## gofmt, vet and staticcheck
+	@echo "check: gofmt"
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	@echo "check: go vet"
+	@go vet ./...
+	@echo "check: staticcheck"
+	@go run $(STATICCHECK) ./...
+
+.PHONY: unit
+unit: ## the tests that need no network of their own, with the race detector
+	@echo "unit: go test -race"
+	@race=-race; command -v gcc >/dev/null || { race=; echo "unit: no C compiler here, so without the race detector"; }; \
+	go test $$race -timeout 20m $(UNIT)
+
+.PHONY: scenes
+scenes: ## the scenes with real clients (root and TUN), clients built before
+	@echo "scenes: go test ./integration/..."
+	@go test ./integration/... -p 1 -timeout 40m
+
+.PHONY: test-clients
+test-clients: packages ## the scenes with all nine versions of the client
+	@integration/clients.sh $(ALL_CLIENTS)
+	go test ./integration/... -p 1 -count=1 -timeout 80m -v -run Clients
+
+# What is measured, and what is wanted, is in docs/architecture.md.
+BENCH     := .
+BENCHTIME := 1s
+.PHONY: bench
+bench: ## prints the numbers (BENCH=regexp BENCHTIME=1s)
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 40m ./hscontrol/... ./derp/...
+
+.PHONY: docs
+docs: ## writes the CLI reference anew
+	go generate ./cmd/headscale/...
+
+.PHONY: image
+image: ## builds the container images headscale and derper with buildah or docker
+	@if command -v buildah >/dev/null; then build="buildah build"; \
+	elif command -v docker >/dev/null; then build="docker build"; \
+	else echo "neither buildah nor docker is here: apt-get install buildah"; exit 1; fi; \
+	for target in headscale derper; do \
+		echo "image: keelscale/$$target:$(VERSION)"; \
+		$$build --target $$target --build-arg VERSION=$(VERSION) -t keelscale/$$target:$(VERSION) .; \
+	done
+
+.PHONY: clean
+clean: ## removes what was built here; the clients stay in the cache
+	rm -rf bin
