@@ -1,0 +1,111 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+	"go4.org/netipx"
+	"tailscale.com/net/tsaddr"
+	"tailscale.com/tailcfg"
+)
+
+// openTailnet is a tailnet without rules: one class, one filter for all.
+type openTailnet struct {
+	filter   []tailcfg.FilterRule
+	routes   map[tailnet.NodeID][]netip.Prefix // of the nodes that have some
+	peerCaps map[tailnet.NodeID]tailcfg.NodeCapMap
+}
+
+// suggestExitNode is what peers are told of an exit node.
+var suggestExitNode = tailcfg.NodeCapMap{tailcfg.NodeAttrSuggestExitNode: nil}
+
+// compileOpen is what holds without a policy: from anywhere in the tailnet to anywhere.
+func compileOpen(s *tailnet.Snapshot) *openTailnet {
+	o := &openTailnet{
+		routes:   map[tailnet.NodeID][]netip.Prefix{},
+		peerCaps: map[tailnet.NodeID]tailcfg.NodeCapMap{},
+	}
+	for _, n := range s.Nodes {
+		if len(n.ApprovedRoutes) == 0 {
+			continue
+		}
+		routes := slices.Clone(n.PrimaryRoutes)
+		for _, r := range n.ServedRoutes() {
+			if tailnet.IsExitRoute(r) {
+				routes = append(routes, r)
+				o.peerCaps[n.ID] = suggestExitNode
+			}
+		}
+		slices.SortFunc(routes, netipx.ComparePrefix)
+		o.routes[n.ID] = routes
+	}
+	o.filter = []tailcfg.FilterRule{{
+		SrcIPs:   wildcardSources(s),
+		DstPorts: []tailcfg.NetPortRange{{IP: "*", Ports: tailcfg.PortRangeAny}},
+	}}
+	return o
+}
+
+// wildcardSources is "*" as a source: the ranges that Tailscale takes addresses from, less the one of ChromeOS, the
+// tailnet's own ranges, and every served subnet route. Sorted as texts, IPv4 first.
+func wildcardSources(s *tailnet.Snapshot) []string {
+	return wildcardTexts(wildcardExtra(s), servedSubnets(s))
+}
+
+var tailscaleRanges = []string{"100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"}
+
+// wildcardExtra are the tailnet's own ranges, and single addresses of nodes, that are outside of Tailscale's.
+func wildcardExtra(s *tailnet.Snapshot) []netip.Prefix {
+	var extra []netip.Prefix
+	add := func(p netip.Prefix) {
+		inside := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
+		if p.IsValid() && !inside(tsaddr.CGNATRange()) && !inside(tsaddr.TailscaleULARange()) && !slices.ContainsFunc(extra, inside) {
+			extra = append(extra, p.Masked())
+		}
+	}
+	if s.Tailnet != nil {
+		add(s.Tailnet.PrefixV4)
+		add(s.Tailnet.PrefixV6)
+	}
+	for _, p := range s.Prefixes {
+		add(p)
+	}
+	for _, n := range s.Nodes {
+		for _, a := range [2]netip.Addr{n.IPv4, n.IPv6} {
+			if a.IsValid() && !tsaddr.IsTailscaleIP(a) {
+				add(netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	return extra
+}
+
+// servedSubnets are all served subnet routes of the tailnet, sorted, each once.
+func servedSubnets(s *tailnet.Snapshot) []netip.Prefix {
+	var routes []netip.Prefix
+	for _, n := range s.Nodes {
+		if len(n.ApprovedRoutes) > 0 {
+			routes = append(routes, n.ServedSubnets()...)
+		}
+	}
+	slices.SortFunc(routes, netipx.ComparePrefix)
+	return slices.Compact(routes)
+}
+
+func wildcardTexts(extra, subnets []netip.Prefix) []string {
+	texts := slices.Clone(tailscaleRanges)
+	for _, p := range slices.Concat(extra, subnets) {
+		texts = append(texts, prefixText(p))
+	}
+	slices.Sort(texts)
+	return slices.Compact(texts)
+}
+
+// prefixText writes a prefix as Tailscale does: a single address without its length.
+func prefixText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
