@@ -88,6 +88,26 @@ func mergeNodes(old, changed []*Node, gone []NodeID) []*Node {
 
 func byID(a, b *Node) int { return cmp.Compare(a.ID, b.ID) }
 
+// Compare calls differ for each node that is not the same pointer in was and is, both sorted by ID: with nil for the
+// one that is missing.
+func Compare(was, is []*Node, differ func(was, is *Node)) {
+	for len(was)+len(is) > 0 {
+		switch {
+		case len(is) == 0 || len(was) > 0 && was[0].ID < is[0].ID:
+			differ(was[0], nil)
+			was = was[1:]
+		case len(was) == 0 || is[0].ID < was[0].ID:
+			differ(nil, is[0])
+			is = is[1:]
+		default:
+			if was[0] != is[0] {
+				differ(was[0], is[0])
+			}
+			was, is = was[1:], is[1:]
+		}
+	}
+}
+
 // Node finds a node by its ID, or nil.
 func (s *Snapshot) Node(id NodeID) *Node {
 	i, found := slices.BinarySearchFunc(s.Nodes, id, func(n *Node, id NodeID) int { return cmp.Compare(n.ID, id) })

@@ -1,0 +1,185 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// Pauses of the follower. The first change after a quiet time goes out at once; those that come while sessions are
+// still busy with it are gathered.
+const (
+	pauseLeast       = time.Millisecond
+	pauseMost        = 200 * time.Millisecond
+	pausePerListener = 25 * time.Microsecond // what one session costs when it wakes
+	retryPause       = 250 * time.Millisecond
+)
+
+// Run follows the store until ctx ends. While the store cannot be read it keeps what it has published and tries again.
+func (s *State) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		moved := s.store.Moved()
+		pause, err := s.catchUp(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			s.log.Error("following the store", "err", err)
+			pause = retryPause
+			moved = nil // try again after the pause in any case
+		}
+		if pause > 0 {
+			timer.Reset(pause)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if err != nil {
+			continue
+		}
+		timer.Reset(s.untilExpiry())
+		select {
+		case <-moved:
+		case <-s.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// catchUp publishes a view of each tailnet that moved, and says how long to pause before the next round.
+func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
+	revisions, err := s.store.Revisions(ctx)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.RLock()
+	settings, derpMap := s.settings, s.derpMap
+	s.mu.RUnlock()
+	published := false
+	now := s.now()
+	for id, rev := range revisions {
+		feed := s.feedFor(id)
+		var prev *View
+		if e := feed.Load(); e != nil {
+			prev = e.View
+		}
+		if prev != nil && prev.Rev == rev && prev.Settings == settings && prev.DERPMap == derpMap && !s.expiryDue(id, now) {
+			continue
+		}
+		next, err := s.advance(ctx, id, prev, now)
+		if err != nil {
+			return 0, fmt.Errorf("tailnet %d: %w", id, err)
+		}
+		if next == nil {
+			continue
+		}
+		next.Settings, next.DERPMap = settings, derpMap
+		s.dress(ctx, next, prev)
+		s.locate(id, prev, next)
+		feed.publish(next)
+		published = true
+		pause = max(pause, pauseLeast+time.Duration(feed.listeners.Load())*pausePerListener)
+	}
+	if s.dropGone(revisions) || published {
+		s.round.Lock()
+		close(s.round.done)
+		s.round.done = make(chan struct{})
+		s.round.Unlock()
+	}
+	return min(pause, pauseMost), nil
+}
+
+// advance makes the view after prev from what the store says changed since; nil when the tailnet is gone.
+func (s *State) advance(ctx context.Context, id tailnet.ID, prev *View, now time.Time) (*View, error) {
+	var from tailnet.Revision
+	var snapshot *tailnet.Snapshot
+	if prev != nil {
+		from, snapshot = prev.Rev, prev.Snapshot
+	}
+	delta, err := s.store.Since(ctx, id, from)
+	if err != nil {
+		return nil, err
+	}
+	if delta.Gone {
+		return nil, nil
+	}
+	for _, n := range delta.Nodes {
+		n.Lapsed = n.Expired(now)
+	}
+	delta.Nodes = append(delta.Nodes, lapsed(snapshot, delta, now)...)
+	next := snapshot.Next(delta)
+	s.follow.expiry[id] = nextExpiry(next.Nodes, now)
+	return &View{Snapshot: next}, nil
+}
+
+// lapsed are copies of the nodes whose keys expired since the snapshot was made, less those that delta brings anyway.
+func lapsed(snapshot *tailnet.Snapshot, delta tailnet.Delta, now time.Time) []*tailnet.Node {
+	if snapshot == nil || delta.Full {
+		return nil
+	}
+	var out []*tailnet.Node
+	for _, n := range snapshot.Nodes {
+		if n.Lapsed || !n.Expired(now) {
+			continue
+		}
+		if slices.ContainsFunc(delta.Nodes, func(m *tailnet.Node) bool { return m.ID == n.ID }) {
+			continue
+		}
+		c := *n
+		c.Lapsed = true
+		out = append(out, &c)
+	}
+	return out
+}
+
+func nextExpiry(nodes []*tailnet.Node, now time.Time) time.Time {
+	var next time.Time
+	for _, n := range nodes {
+		if n.Expiry != nil && n.Expiry.After(now) && (next.IsZero() || n.Expiry.Before(next)) {
+			next = *n.Expiry
+		}
+	}
+	return next
+}
+
+func (s *State) expiryDue(id tailnet.ID, now time.Time) bool {
+	at := s.follow.expiry[id]
+	return !at.IsZero() && !at.After(now)
+}
+
+// untilExpiry is how long until the next key expires in any tailnet, an hour at most.
+func (s *State) untilExpiry() time.Duration {
+	wait := time.Hour
+	now := s.now()
+	for _, at := range s.follow.expiry {
+		if !at.IsZero() {
+			wait = min(wait, max(at.Sub(now), 0))
+		}
+	}
+	return wait
+}
+
+// dress adds to the snapshot what stands beside it: domain, DNS, and the compiled policy.
+func (s *State) dress(ctx context.Context, next, prev *View) {
+	next.Domain = next.Settings.domain(next.Tailnet)
+	prefixes := next.Settings.prefixes(next.Tailnet)
+	if prev != nil && slices.Equal(prefixes, prev.Prefixes) {
+		prefixes = prev.Prefixes
+	}
+	next.Prefixes = prefixes
+	next.DNS = next.Settings.dnsConfig(next.Domain, prefixes)
+	if prev != nil && (next.Settings == prev.Settings && next.Domain == prev.Domain || reflect.DeepEqual(next.DNS, prev.DNS)) {
+		next.DNS = prev.DNS
+	}
+	next.Policy = s.compile(ctx, next, prev)
+}
