@@ -1,0 +1,281 @@
+package derp
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The ways to come by a certificate.
+const (
+	// LetsEncrypt asks an ACME authority for one, by HTTP-01 or TLS-ALPN-01.
+	LetsEncrypt = "letsencrypt"
+	// Manual reads <dir>/<hostname>.crt and .key, and reads them again when they change.
+	Manual = "manual"
+	// SelfSigned makes one, and keeps it. Clients know it by its hash; see Cert.Pin.
+	SelfSigned = "selfsigned"
+)
+
+// CertConfig says where a certificate comes from.
+type CertConfig struct {
+	// Mode is LetsEncrypt, Manual or SelfSigned. "" means LetsEncrypt for a host name, and
+	// SelfSigned for an IP address or nothing. Manual with an IP address and no files is
+	// taken as SelfSigned, as cmd/derper does.
+	Mode string
+
+	// Hostname is what clients connect to: a name or an IP address, with or without
+	// brackets. Only SelfSigned can do without one.
+	Hostname string
+
+	// Dir keeps certificates and keys. It is made when it is missing and needed.
+	Dir string
+
+	// Email is given to the ACME authority, which may warn there. May be "".
+	Email string
+
+	// ACMEDirectory is the URL of the ACME authority. "" means Let's Encrypt.
+	ACMEDirectory string
+
+	// Addrs are further addresses that a self-signed certificate is good for.
+	Addrs []netip.Addr
+
+	// Validity is how long a self-signed certificate is valid. Zero means a year. Its pin
+	// changes when it is renewed, a month (or a tenth of Validity) before its end.
+	Validity time.Duration
+
+	// Log receives what happens to the certificate. Nil means slog.Default().
+	Log *slog.Logger
+
+	// Changed, if set, is called when the certificate was replaced, with the new Pin.
+	Changed func(pin string)
+
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+}
+
+// certSource is one way to come by a certificate.
+type certSource interface {
+	// get returns the certificate for a handshake.
+	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// refresh looks whether there is a newer one; force does not trust what it saw before.
+	refresh(force bool) (changed bool, err error)
+	// leaf returns the DER form of the certificate in use, nil if there is none yet.
+	leaf() []byte
+}
+
+// Cert is the certificate of a listener. It follows its files and its own age while Run runs.
+type Cert struct {
+	cfg    CertConfig
+	host   string // without brackets
+	source certSource
+	acme   *acmeSource // the source, if it is that
+}
+
+// OpenCert loads, makes, or prepares to ask for a certificate.
+func OpenCert(cfg CertConfig) (*Cert, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := &Cert{cfg: cfg, host: trimBrackets(strings.TrimSuffix(cfg.Hostname, "."))}
+	if err := checkHost(c.host); err != nil {
+		return nil, err
+	}
+	isIP := isAddr(c.host)
+	mode := cfg.Mode
+	switch {
+	case mode == "" && (c.host == "" || isIP):
+		mode = SelfSigned
+	case mode == "":
+		mode = LetsEncrypt
+	case mode == Manual && isIP && !manualFiles(cfg.Dir, c.host).exist():
+		cfg.Log.Info("no certificate files for this address: making a self-signed one", "hostname", c.host, "dir", cfg.Dir)
+		mode = SelfSigned
+	}
+	c.cfg.Mode = mode
+	var err error
+	switch mode {
+	case LetsEncrypt:
+		c.acme, err = openACME(c)
+		c.source = c.acme
+	case Manual:
+		c.source, err = openManual(c)
+	case SelfSigned:
+		c.source, err = openSelfSigned(c)
+	default:
+		err = fmt.Errorf("certificate mode %q is not one of %s, %s, %s", mode, LetsEncrypt, Manual, SelfSigned)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// checkHost reports, in a sentence, why host cannot be what clients connect to.
+func checkHost(host string) error {
+	bad := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_')
+	}
+	if host == "" || isAddr(host) {
+		return nil
+	}
+	if len(host) > 253 || strings.ContainsFunc(host, bad) || strings.Contains(host, "..") || strings.HasPrefix(host, ".") {
+		return fmt.Errorf("hostname %q is neither a host name nor an IP address (without port or scheme)", host)
+	}
+	return nil
+}
+
+func isAddr(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
+// Mode is how the certificate is come by, when CertConfig left it open.
+func (c *Cert) Mode() string { return c.cfg.Mode }
+
+// TLSConfig serves the certificate. The caller may change it.
+func (c *Cert) TLSConfig() *tls.Config {
+	cfg := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: c.source.get,
+		NextProtos:     []string{"http/1.1"},
+	}
+	if c.acme != nil {
+		cfg.NextProtos = append(cfg.NextProtos, acmeProto)
+	}
+	return cfg
+}
+
+// Pin is what a DERP map's CertName must say to trust a self-signed certificate
+// ("sha256-raw:" and 64 hex digits); "" for certificates that an authority vouches for.
+func (c *Cert) Pin() string {
+	if c.cfg.Mode != SelfSigned {
+		return ""
+	}
+	return pinOf(c.source.leaf())
+}
+
+func pinOf(der []byte) string {
+	sum := sha256.Sum256(der)
+	return "sha256-raw:" + hex.EncodeToString(sum[:])
+}
+
+// Reload reads the files again, also when they seem unchanged. The certificate in use stays
+// when that fails.
+func (c *Cert) Reload() error { return c.refresh(true) }
+
+// refreshEvery is how often files are looked at, and the age of a certificate.
+const refreshEvery = 10 * time.Second
+
+// Run follows the certificate's files and renews what is renewed here, until ctx ends. It
+// returns nil.
+func (c *Cert) Run(ctx context.Context) error {
+	if c.acme != nil {
+		c.acme.first(ctx)
+	}
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := c.refresh(false)
+		if err == nil {
+			said = ""
+		} else if err.Error() != said { // once, not every ten seconds
+			said = err.Error()
+			c.cfg.Log.Warn("the new certificate cannot be used, the old one stays", "err", err)
+		}
+	}
+}
+
+func (c *Cert) refresh(force bool) error {
+	changed, err := c.source.refresh(force)
+	if err != nil || !changed {
+		return err
+	}
+	c.cfg.Log.Info("certificate loaded", "hostname", c.host, "mode", c.cfg.Mode)
+	if c.cfg.Changed != nil {
+		c.cfg.Changed(c.Pin())
+	}
+	return nil
+}
+
+// HTTPHandler answers ACME challenges on the http port and hands all else to next.
+func (c *Cert) HTTPHandler(next http.Handler) http.Handler {
+	if c.acme == nil {
+		return next
+	}
+	return c.acme.manager.HTTPHandler(next)
+}
+
+// needsHTTP reports whether the certificate cannot be had without the http port.
+func (c *Cert) needsHTTP(tlsPort uint16) bool { return c.acme != nil && tlsPort != 443 }
+
+// errNoSNI refuses scanners that walk through addresses.
+var errNoSNI = errors.New("the client named no host, or not this one")
+
+// checkSNI reports whether a client that asked for name may see cert. Behind an IP address
+// any name will do; a relay that has a name answers to it, and to those on its certificate.
+func checkSNI(host, name string, cert *tls.Certificate) error {
+	if host == "" || isAddr(host) {
+		return nil
+	}
+	name = strings.TrimSuffix(name, ".")
+	if strings.EqualFold(host, name) || name != "" && cert.Leaf != nil && cert.Leaf.VerifyHostname(name) == nil {
+		return nil
+	}
+	return errNoSNI
+}
+
+// MachineAddrs are the addresses at which this machine may be reached, those of the public
+// Internet first. Loopback and link-local addresses are left out.
+func MachineAddrs() ([]netip.Addr, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("listing the machine's addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range found {
+		prefix, err := netip.ParsePrefix(a.String())
+		if ip := prefix.Addr().Unmap(); err == nil && ip.IsGlobalUnicast() {
+			out = append(out, ip)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b netip.Addr) int { return addrRank(a) - addrRank(b) })
+	return out, nil
+}
+
+// addrRank puts public before private, and IPv4 before IPv6.
+func addrRank(a netip.Addr) (rank int) {
+	if !IsPublic(a) {
+		rank += 2
+	}
+	if a.Is6() {
+		rank++
+	}
+	return rank
+}
+
+// IsPublic reports whether the whole Internet may reach a.
+func IsPublic(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !sharedSpace.Contains(a)
+}
+
+// sharedSpace is RFC 6598: carriers' NAT, and tailnets.
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
