@@ -1,0 +1,129 @@
+package mapper
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"weak"
+
+	"tailscale.com/tailcfg"
+
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// sight is what depends on who looks at a peer: all else of it is the same for everybody.
+type sight struct {
+	routes    []netip.Prefix
+	caps      tailcfg.NodeCapMap
+	hidesIPv4 bool
+}
+
+func see(v *state.View, viewer, peer tailnet.NodeID) sight {
+	return sight{
+		routes:    v.Policy.Routes(viewer, peer),
+		caps:      v.Policy.PeerCaps(viewer, peer),
+		hidesIPv4: v.Policy.HidesIPv4(viewer, peer),
+	}
+}
+
+func (a sight) equal(b sight) bool {
+	return a.hidesIPv4 == b.hidesIPv4 && slices.Equal(a.routes, b.routes) && sameCaps(a.caps, b.caps)
+}
+
+func sameCaps(a, b tailcfg.NodeCapMap) bool {
+	return maps.EqualFunc(a, b, func(x, y []tailcfg.RawMessage) bool { return slices.Equal(x, y) })
+}
+
+// records keeps the JSON of peers: encoded once for a node and a sight, shared by every map that holds it, and dropped
+// when the node has left every snapshot.
+type records struct {
+	byNode sync.Map // weak.Pointer[tailnet.Node] -> *record
+}
+
+type record struct {
+	mu       sync.Mutex
+	variants []variant
+}
+
+type variant struct {
+	sight  sight
+	domain string
+	json   []byte
+}
+
+// of is the JSON of n as seen.
+func (r *records) of(v *state.View, n *tailnet.Node, s sight) []byte {
+	rec := r.record(n)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	for _, have := range rec.variants {
+		if have.domain == v.Domain && have.sight.equal(s) {
+			return have.json
+		}
+	}
+	encoded := mustJSON(peer(v, n, s))
+	rec.variants = append(rec.variants, variant{sight: s, domain: v.Domain, json: encoded})
+	return encoded
+}
+
+func (r *records) record(n *tailnet.Node) *record {
+	at := weak.Make(n)
+	if rec, ok := r.byNode.Load(at); ok {
+		return rec.(*record)
+	}
+	rec, loaded := r.byNode.LoadOrStore(at, new(record))
+	if !loaded {
+		runtime.AddCleanup(n, func(at weak.Pointer[tailnet.Node]) { r.byNode.Delete(at) }, at)
+	}
+	return rec.(*record)
+}
+
+// mustJSON encodes values that are made of tailcfg types only, which always encode.
+func mustJSON(v any) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		panic("encoding a map response: " + err.Error())
+	}
+	return bytes.TrimRight(b.Bytes(), "\n")
+}
+
+// patch says how peer became what it is, if the four fields that clients take in without a rebuild are all that
+// differ: endpoints, home region, online and last seen (types/netmap of the client). same is true if it looks just as
+// before.
+func patch(from, to *state.View, was, is *tailnet.Node, s sight) (change *tailcfg.PeerChange, same bool) {
+	a, b := peer(from, was, s), peer(to, is, s)
+	change = &tailcfg.PeerChange{NodeID: b.ID}
+	same = true
+	if !slices.Equal(a.Endpoints, b.Endpoints) {
+		if len(b.Endpoints) == 0 {
+			return nil, false // an empty list cannot be said in a patch
+		}
+		change.Endpoints, same = b.Endpoints, false
+	}
+	if a.HomeDERP != b.HomeDERP {
+		if b.HomeDERP == 0 {
+			return nil, false
+		}
+		change.DERPRegion, same = b.HomeDERP, false
+	}
+	if *a.Online != *b.Online {
+		change.Online, same = b.Online, false
+	}
+	if b.LastSeen != nil && (a.LastSeen == nil || !a.LastSeen.Equal(*b.LastSeen)) {
+		change.LastSeen, same = b.LastSeen, false
+	}
+	for _, n := range []*tailcfg.Node{a, b} {
+		n.Endpoints, n.HomeDERP, n.LegacyDERPString, n.Online, n.LastSeen = nil, 0, "", nil, nil
+	}
+	if !bytes.Equal(mustJSON(a), mustJSON(b)) {
+		return nil, false
+	}
+	return change, same
+}
