@@ -1,6 +1,9 @@
 package tailnet
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // Facts about why something could not be done. Each border has one table that turns them into its own codes; the
 // errors that wrap them carry a sentence for people.
@@ -18,3 +21,17 @@ var (
 	ErrTooMany      = errors.New("too many") // a bound on counts was reached
 	ErrStale        = errors.New("stale")    // an older request came after a newer one
 )
+
+// Sentence is an error as it is shown to people: an error that wraps one of the facts above as "fact: sentence" is told
+// by the sentence alone where that is longer than the fact.
+func Sentence(err error) string {
+	text := err.Error()
+	for _, fact := range []error{ErrInvalid, ErrConflict, ErrTooMany} {
+		if errors.Is(err, fact) {
+			if rest, ok := strings.CutPrefix(text, fact.Error()+": "); ok {
+				return rest
+			}
+		}
+	}
+	return text
+}
