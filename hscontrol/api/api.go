@@ -1,0 +1,99 @@
+// Package api answers administrators: the gRPC service of proto/headscale/v1 over the store.
+//
+// The way of a call through the files of this package:
+//
+//	listen.go    limits, deadline, log, recovery
+//	access.go    who calls (an API key, or someone on this machine), and which tailnets they may see
+//	users.go, nodes.go, routes.go, ...   one use case of the store each
+//	convert.go   nouns -> messages, the only place
+//	fault.go     errors -> gRPC codes, the only table
+package api
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"tailscale.com/tailcfg"
+
+	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+
+	"github.com/keelscale/keelscale/hscontrol/store"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// Config is what the service is built from. Store, CheckPolicy, TagExists and Approve are needed; a call that needs
+// one of the others is answered with a sentence where it is nil.
+type Config struct {
+	Store *store.Store
+
+	// PolicyMode is "file" or "database" (empty: "database"). With "file" a policy cannot be set here, because
+	// PolicyPath holds it.
+	PolicyMode string
+	PolicyPath string
+	// CheckPolicy says whether the text can be a tailnet's policy. Its errors are shown as they are.
+	CheckPolicy func(ctx context.Context, id tailnet.ID, text string) (warnings []string, err error)
+	// TagExists reports whether the policy in force has the tag among its tagOwners.
+	TagExists func(ctx context.Context, id tailnet.ID, tag string) bool
+
+	// Approve lets in the client that waits under ref, as the user that userRef names in the tailnet of that name
+	// (empty: default).
+	Approve func(ctx context.Context, ref, userRef, tailnetName string) (*tailnet.Node, error)
+	// ApproveCheck confirms a login that waits for a person, as an SSH session with action "check" does. Nil: there
+	// is no such login. tailnet.ErrNotFound when id is none.
+	ApproveCheck func(ctx context.Context, id string) error
+	// RejectCheck refuses such a login.
+	RejectCheck func(ctx context.Context, id string) error
+
+	// DERPMap is the map as clients get it now.
+	DERPMap func() *tailcfg.DERPMap
+	// Health is what is not as it should be, beside the database. Nil: nothing is known.
+	Health func(ctx context.Context) []Fault
+	// Status is with what the server runs.
+	Status func() Status
+	// Reload reads the configuration again, as SIGHUP does.
+	Reload func(ctx context.Context) (Reloaded, error)
+
+	Now func() time.Time // nil: time.Now
+	Log *slog.Logger     // nil: slog.Default
+}
+
+// Fault is something that is not as it should be.
+type Fault struct {
+	Name   string // one word for programs
+	Text   string // one sentence for people, with what to do
+	Severe bool   // clients suffer from it
+}
+
+// Status is with what the server runs. ReloadedAt is zero before the first reload.
+type Status struct {
+	Version     string
+	ConfigFile  string // empty: none
+	ServerURL   string
+	StartedAt   time.Time
+	ReloadedAt  time.Time
+	ReloadError string // of the last reload; empty when it worked
+}
+
+// Reloaded is what a reload did, by keys of the configuration.
+type Reloaded struct {
+	Applied      []string
+	NeedsRestart []string
+}
+
+// Server is the service. It may be served by several listeners at once; see [Server.Local] and [Server.Remote].
+type Server struct {
+	headscalev1.UnimplementedHeadscaleServiceServer
+	cfg Config
+}
+
+// NewServer makes the service. It starts nothing.
+func NewServer(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Server{cfg: cfg}
+}

@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go4.org/netipx"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+
+	"github.com/keelscale/keelscale/hscontrol/store"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// names is what messages show of the nouns that others refer to by ID.
+type names struct {
+	now      time.Time
+	tailnets map[tailnet.ID]string
+	users    map[tailnet.UserID]*tailnet.User
+	keys     map[tailnet.KeyID]*tailnet.PreAuthKey
+}
+
+// tailnetNames is enough for messages that show neither users nor keys of others.
+func (s *Server) tailnetNames(ctx context.Context) (*names, error) {
+	tailnets, err := s.cfg.Store.ListTailnets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n := &names{
+		now:      s.cfg.Now(),
+		tailnets: make(map[tailnet.ID]string, len(tailnets)),
+		users:    map[tailnet.UserID]*tailnet.User{},
+		keys:     map[tailnet.KeyID]*tailnet.PreAuthKey{},
+	}
+	for _, t := range tailnets {
+		n.tailnets[t.ID] = t.Name
+	}
+	return n, nil
+}
+
+// namesIn gathers what the messages about a tailnet (zero: all) refer to.
+func (s *Server) namesIn(ctx context.Context, id tailnet.ID) (*names, error) {
+	n, err := s.tailnetNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{TailnetID: id})
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range users {
+		n.users[u.ID] = u
+	}
+	keys, err := s.cfg.Store.ListPreAuthKeys(ctx, store.KeyFilter{TailnetID: id})
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		n.keys[k.ID] = k
+	}
+	return n, nil
+}
+
+func (n *names) user(u *tailnet.User) *headscalev1.User {
+	if u == nil {
+		return nil
+	}
+	return &headscalev1.User{
+		Id:            uint64(u.ID),
+		Name:          u.Name,
+		CreatedAt:     timestamp(&u.CreatedAt),
+		DisplayName:   u.DisplayName,
+		Email:         u.Email,
+		ProviderId:    u.ProviderIdentifier,
+		Provider:      u.Provider,
+		ProfilePicUrl: u.ProfilePicURL,
+		Tailnet:       n.tailnets[u.TailnetID],
+		Role:          u.Role,
+	}
+}
+
+func (n *names) usersOf(users []*tailnet.User) []*headscalev1.User {
+	out := make([]*headscalev1.User, len(users))
+	for i, u := range users {
+		out[i] = n.user(u)
+	}
+	return out
+}
+
+// preAuthKey shows key in place of the secret: the whole of it once, later what is known of it.
+func (n *names) preAuthKey(k *tailnet.PreAuthKey, key string) *headscalev1.PreAuthKey {
+	return &headscalev1.PreAuthKey{
+		User:        n.user(n.users[k.UserID]),
+		Id:          uint64(k.ID),
+		Key:         key,
+		Reusable:    k.Reusable,
+		Ephemeral:   k.Ephemeral,
+		Used:        k.Used,
+		Expiration:  timestamp(k.Expiration),
+		CreatedAt:   timestamp(&k.CreatedAt),
+		AclTags:     k.Tags,
+		Tailnet:     n.tailnets[k.TailnetID],
+		Description: k.Description,
+	}
+}
+
+func (n *names) node(node *tailnet.Node) *headscalev1.Node {
+	m := &headscalev1.Node{
+		Id:                uint64(node.ID),
+		MachineKey:        node.MachineKey.String(),
+		NodeKey:           node.NodeKey.String(),
+		IpAddresses:       texts(node.Addrs()),
+		Name:              node.Hostname,
+		User:              n.owner(node),
+		LastSeen:          timestamp(node.LastSeen),
+		Expiry:            timestamp(node.Expiry),
+		CreatedAt:         timestamp(&node.CreatedAt),
+		RegisterMethod:    registerMethods[node.RegisterMethod],
+		GivenName:         node.GivenName,
+		Online:            node.Online,
+		ApprovedRoutes:    texts(node.ApprovedRoutes),
+		AvailableRoutes:   texts(node.AnnouncedRoutes()),
+		SubnetRoutes:      texts(servedNow(node)),
+		Tags:              node.Tags,
+		Tailnet:           n.tailnets[node.TailnetID],
+		Ephemeral:         node.Ephemeral,
+		Expired:           node.Expired(n.now),
+		CapabilityVersion: int32(node.CapVersion),
+		HomeDerp:          int32(node.HomeDERP),
+		Endpoints:         texts(node.Endpoints),
+		NamePinned:        node.NamePinned,
+	}
+	if !node.DiscoKey.IsZero() {
+		m.DiscoKey = node.DiscoKey.String()
+	}
+	if k := n.keys[node.AuthKeyID]; k != nil {
+		m.PreAuthKey = n.preAuthKey(k, maskedKey(tailnet.AuthKeySecret, k.Prefix))
+	}
+	if h := node.Hostinfo; h != nil {
+		m.Os, m.ClientVersion = h.OS, h.IPNVersion
+	}
+	return m
+}
+
+// owner is the user of the node. Clients and older interfaces expect one of tagged nodes too.
+func (n *names) owner(node *tailnet.Node) *headscalev1.User {
+	if !node.IsTagged() {
+		return n.user(n.users[node.UserID])
+	}
+	p := tailnet.TaggedDevicesProfile()
+	return &headscalev1.User{Id: uint64(p.ID), Name: p.LoginName, DisplayName: p.DisplayName, Tailnet: n.tailnets[node.TailnetID]}
+}
+
+var registerMethods = map[tailnet.RegisterMethod]headscalev1.RegisterMethod{
+	tailnet.RegisterByAuthKey: headscalev1.RegisterMethod_REGISTER_METHOD_AUTH_KEY,
+	tailnet.RegisterByCLI:     headscalev1.RegisterMethod_REGISTER_METHOD_CLI,
+	tailnet.RegisterByOIDC:    headscalev1.RegisterMethod_REGISTER_METHOD_OIDC,
+}
+
+// servedNow are the routes that others reach through this node: those it is primary for, and its exit routes.
+func servedNow(n *tailnet.Node) []netip.Prefix {
+	routes := slices.Clone(n.PrimaryRoutes)
+	for _, p := range n.ServedRoutes() {
+		if tailnet.IsExitRoute(p) {
+			routes = append(routes, p)
+		}
+	}
+	slices.SortFunc(routes, netipx.ComparePrefix)
+	return routes
+}
+
+// maskedKey is what may be shown of a secret after it was made.
+func maskedKey(kind tailnet.SecretKind, prefix string) string {
+	return tailnet.Secret{Kind: kind, Prefix: prefix}.String()
+}
+
+func (n *names) apiKey(k *tailnet.APIKey) *headscalev1.ApiKey {
+	return &headscalev1.ApiKey{
+		Id:         uint64(k.ID),
+		Prefix:     k.Prefix,
+		Expiration: timestamp(k.Expiration),
+		CreatedAt:  timestamp(&k.CreatedAt),
+		LastSeen:   timestamp(k.LastSeen),
+		Tailnet:    n.tailnets[k.TailnetID],
+	}
+}
+
+func prefixText(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.String()
+}
+
+// timestamp is nil for no time.
+func timestamp(t *time.Time) *timestamppb.Timestamp {
+	if t == nil || t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(*t)
+}
+
+func texts[T interface{ String() string }](values []T) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = v.String()
+	}
+	return out
+}

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+)
+
+const (
+	maxRequest  = 4 << 20          // bytes; a policy is the largest thing that anybody sends
+	maxTime     = 30 * time.Second // for one call
+	maxStreams  = 100              // calls at once on one connection
+	connectTime = 10 * time.Second // for handshakes
+)
+
+// Local is a gRPC server for the unix socket: who can open it may do everything.
+func (s *Server) Local(opts ...grpc.ServerOption) *grpc.Server { return s.listener(s.trust, opts) }
+
+// Remote is a gRPC server for TCP: each call needs an API key, "authorization: Bearer hskey-api-…". TLS is an option.
+func (s *Server) Remote(opts ...grpc.ServerOption) *grpc.Server {
+	return s.listener(s.authenticate, opts)
+}
+
+func (s *Server) listener(who grpc.UnaryServerInterceptor, opts []grpc.ServerOption) *grpc.Server {
+	opts = append([]grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(connectTime),
+		grpc.ChainUnaryInterceptor(s.guard, who),
+	}, opts...)
+	g := grpc.NewServer(opts...)
+	headscalev1.RegisterHeadscaleServiceServer(g, s)
+	return g
+}
+
+// guard gives each call its deadline, translates its error, logs what is the server's own fault, and keeps a panic
+// from taking the server along.
+func (s *Server) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	log := s.cfg.Log.With(slog.String("method", info.FullMethod))
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error("call panicked", "panic", p, "stack", string(debug.Stack()))
+			resp, err = nil, status.Error(codes.Internal, "the server has a defect here; its log has the details")
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, maxTime)
+	defer cancel()
+	resp, err = next(ctx, req)
+	if err == nil {
+		return resp, nil
+	}
+	answer := toStatus(err)
+	if c := status.Code(answer); c == codes.Internal || c == codes.Unavailable {
+		log.Error("call failed", "err", err)
+	}
+	return nil, answer
+}
