@@ -1,0 +1,37 @@
+#!/bin/sh
+# clients.sh VERSION... builds unmodified Tailscale clients for the lab.
+#
+# Each version lands in ${XDG_CACHE_HOME:-$HOME/.cache}/keelscale/clients/VERSION/
+# as the two programs tailscale and tailscaled; one that is there already costs
+# nothing. A build goes to a directory beside it first and is renamed when whole,
+# so an interrupted build leaves nothing that a scene could mistake for a client.
+#
+# Releases before v1.62 do not build any more: their go.mod asks for inet.af
+# modules that are not to be had.
+set -eu
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/keelscale/clients"
+mkdir -p "$cache"
+
+[ $# -gt 0 ] || { echo "usage: $0 VERSION..." >&2; exit 2; }
+
+cd / # away from the module: `go install PKG@VERSION` must not read its go.mod
+for version in "$@"; do
+	home="$cache/$version"
+	if [ -x "$home/tailscale" ] && [ -x "$home/tailscaled" ]; then
+		echo "clients: $version is built"
+		continue
+	fi
+	echo "clients: building $version (one to six minutes the first time)"
+	begun=$(date +%s)
+	new="$cache/.$version.$$"
+	rm -rf "$new"
+	mkdir "$new"
+	trap 'rm -rf "$new"' EXIT INT TERM
+	GOBIN="$new" GOFLAGS=-buildvcs=false nice go install -p 2 \
+		"tailscale.com/cmd/tailscale@$version" "tailscale.com/cmd/tailscaled@$version"
+	rm -rf "$home"
+	mv "$new" "$home"
+	trap - EXIT INT TERM
+	echo "clients: built $version in $(($(date +%s) - begun)) s"
+done
