@@ -40,7 +40,7 @@ func TestKilledRunLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var spaces string
-	for lines := bufio.NewScanner(stdout); lines.Scan() && spaces == ""; {
+	for lines := bufio.NewScanner(stdout); spaces == "" && lines.Scan(); {
 		_, spaces, _ = strings.Cut(lines.Text(), "namespaces: ")
 	}
 	if got := len(tenants(spaces)); got < 2 {
