@@ -7,7 +7,6 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
 )
 
 const (
@@ -98,11 +97,12 @@ type converter struct {
 	failed  bool
 }
 
+// pos is where a node begins; the parser has the colon for a section's place.
 func (c *converter) pos(n ast.Node) Position {
-	return c.tokenPos(n.GetToken())
-}
-
-func (c *converter) tokenPos(t *token.Token) Position {
+	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
+		n = m.Values[0].Key
+	}
+	t := n.GetToken()
 	if t == nil || t.Position == nil {
 		return Position{File: c.file}
 	}
