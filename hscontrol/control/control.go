@@ -1,0 +1,120 @@
+// Package control is what Tailscale clients speak with: the server's key, the Noise upgrade, registration, network
+// maps, and the small requests around them.
+//
+// The way of a client:
+//
+//	GET /key -> POST or GET /ts2021 (Noise, noise.go) -> HTTP/2 inside it ->
+//	POST /machine/register (register.go) -> POST /machine/map (map.go): an open stream (session.go) and short updates.
+package control
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/hscontrol/auth"
+	"github.com/keelscale/keelscale/hscontrol/mapper"
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/store"
+)
+
+// MinCapVersion is the oldest client that is served: v1.48, the first that splits its map request into a stream that
+// only reads and updates that only write.
+const MinCapVersion tailcfg.CapabilityVersion = 68
+
+// Config says what a Control serves.
+type Config struct {
+	Key    key.MachinePrivate // the server's Noise key
+	Store  *store.Store
+	State  *state.State
+	Auth   *auth.Auth
+	Mapper *mapper.Mapper
+
+	// Grace is how long a node whose stream ended still counts as online: clients often come back at once.
+	// 0 means three seconds.
+	Grace time.Duration
+
+	Now func() time.Time // nil: time.Now
+	Log *slog.Logger
+}
+
+// Control serves clients. Handle gives its handlers; Run must be running meanwhile.
+type Control struct {
+	Config
+
+	h2      *http2.Server
+	inner   *http.Server // the handler of requests inside Noise, as http2 wants it
+	live    live
+	arrived atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
+
+	alive struct{ plain, packed []byte }
+
+	conns struct {
+		sync.Mutex
+		open   map[closer]bool
+		closed bool
+		wait   sync.WaitGroup
+	}
+	life context.Context // ends with Run, and with it every stream
+	end  context.CancelFunc
+}
+
+type closer interface{ Close() error }
+
+// New is a Control that serves nobody yet.
+func New(cfg Config) *Control {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 3 * time.Second
+	}
+	c := &Control{Config: cfg}
+	c.life, c.end = context.WithCancel(context.Background())
+	c.alive.plain = mapper.Frame(mapper.KeepAlive(), false)
+	c.alive.packed = mapper.Frame(mapper.KeepAlive(), true)
+	c.conns.open = map[closer]bool{}
+	c.live.open = map[nodeID]*session{}
+	c.live.left = map[nodeID]departed{}
+	c.live.wake = make(chan struct{}, 1)
+	c.h2 = &http2.Server{
+		MaxConcurrentStreams: 64,
+		MaxReadFrameSize:     64 << 10,
+		IdleTimeout:          5 * time.Minute,
+	}
+	c.inner = &http.Server{Handler: c.machineRoutes(), ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug)}
+	return c
+}
+
+// Handle registers what clients ask for outside Noise.
+func (c *Control) Handle(mux *http.ServeMux) {
+	mux.HandleFunc("GET /key", c.serveKey)
+	mux.HandleFunc("POST /ts2021", c.serveNoise)
+	mux.HandleFunc("GET /ts2021", c.serveNoise) // WebSocket, from browsers
+	mux.HandleFunc("POST /verify", c.serveVerify)
+}
+
+// machineRoutes are the requests inside Noise.
+func (c *Control) machineRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /machine/register", c.serveRegister)
+	mux.HandleFunc("POST /machine/map", c.serveMap)
+	c.handleSmall(mux)
+	return mux
+}
+
+// Run closes the sessions of nodes that left, until ctx ends; then it ends every stream, closes every connection and
+// waits for them.
+func (c *Control) Run(ctx context.Context) error {
+	c.watchDepartures(ctx)
+	c.end()
+	c.closeConns()
+	return nil
+}

@@ -1,0 +1,279 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	randv2 "math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/hscontrol/mapper"
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/store"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// Times of a poll. Clients give up after two minutes without a message.
+const (
+	keepAliveLeast  = 50 * time.Second
+	keepAliveJitter = 9 * time.Second
+	writeTime       = 2 * time.Minute // a client that takes longer for one message is gone
+	openTime        = 10 * time.Second
+)
+
+type nodeID = tailnet.NodeID
+
+// session is one poll: it remembers the view that it last sent, and when there is a newer one it sends the difference.
+// It has no queue: views that come while it writes are skipped.
+type session struct {
+	control *Control
+	out     *outlet
+	feed    *state.Feed
+	viewer  mapper.Viewer
+	nodeKey key.NodePublic
+	online  bool // this poll makes the node count as connected
+
+	id       string
+	replaced chan struct{} // closed when the same node polls anew
+}
+
+func (s *session) run(ctx context.Context) {
+	defer s.feed.Listen()()
+	sent := s.feed.Load()
+	if sent == nil || !s.sendFull(sent) {
+		return
+	}
+	if s.online {
+		s.control.live.enter(s)
+		defer s.control.live.leave(s, s.control.Now())
+		s.open(ctx)
+	}
+	for {
+		select {
+		case <-sent.Superseded():
+			next := s.feed.Load()
+			if next == nil {
+				s.steer(ctx)
+				return
+			}
+			frame, gone := s.control.Mapper.DiffFrame(sent.View, next.View, s.viewer, s.out.compress, s.control.Now())
+			if gone || s.rekeyed(next) {
+				s.steer(ctx)
+				return
+			}
+			if frame != nil && !s.out.send(frame) {
+				return
+			}
+			sent = next
+		case <-s.out.quiet.C:
+			if !s.out.keepAlive() {
+				return
+			}
+		case <-s.replaced:
+			return
+		case <-ctx.Done():
+			return
+		case <-s.control.life.Done():
+			return
+		}
+	}
+}
+
+// sendFull sends the first message, which has everything.
+func (s *session) sendFull(e *state.Edition) bool {
+	msg := s.control.Mapper.Full(e.View, s.viewer, s.control.Now())
+	if msg == nil {
+		return false
+	}
+	return s.out.send(mapper.Frame(msg.JSON(), s.out.compress))
+}
+
+// rekeyed reports whether the node has another key now: this poll is that of the old one, which ended.
+func (s *session) rekeyed(e *state.Edition) bool {
+	n := e.Node(s.viewer.ID)
+	return n != nil && n.NodeKey != s.nodeKey
+}
+
+// steer tells the client that its node is gone and waits for it to leave.
+func (s *session) steer(ctx context.Context) {
+	if s.out.send(mapper.Frame(mapper.Unknown(s.nodeKey, s.control.Now()).JSON(), s.out.compress)) {
+		s.out.idle(ctx, s.control.life.Done())
+	}
+}
+
+// open records that the node is connected. The map was sent before, so the client does not wait for the disk.
+func (s *session) open(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	err := s.control.Store.OpenSession(ctx, s.viewer.ID, s.id)
+	if err != nil && !errors.Is(err, tailnet.ErrNotFound) && ctx.Err() == nil {
+		s.control.Log.Error("recording that a node is connected", "node", s.viewer.ID, "err", err)
+	}
+}
+
+// outlet writes the messages of one poll.
+type outlet struct {
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	compress bool
+	quiet    *time.Timer // fires when a keep-alive is due
+	alive    []byte      // the keep-alive: always the same bytes, by which clients know it
+}
+
+func (c *Control) outlet(w http.ResponseWriter, compress bool) *outlet {
+	alive := c.alive.plain
+	if compress {
+		alive = c.alive.packed
+	}
+	return &outlet{w: w, rc: http.NewResponseController(w), compress: compress, quiet: time.NewTimer(keepAliveAfter()), alive: alive}
+}
+
+func keepAliveAfter() time.Duration { return keepAliveLeast + randv2.N(keepAliveJitter) }
+
+// send writes one frame at once, and says whether the client is still there.
+func (o *outlet) send(frame []byte) bool {
+	o.rc.SetWriteDeadline(time.Now().Add(writeTime))
+	if _, err := o.w.Write(frame); err != nil {
+		return false
+	}
+	if err := o.rc.Flush(); err != nil {
+		return false
+	}
+	o.quiet.Reset(keepAliveAfter())
+	return true
+}
+
+func (o *outlet) keepAlive() bool { return o.send(o.alive) }
+
+// idle keeps the poll open and quiet until the client leaves or done is closed.
+func (o *outlet) idle(ctx context.Context, done <-chan struct{}) {
+	for {
+		select {
+		case <-o.quiet.C:
+			if !o.keepAlive() {
+				return
+			}
+		case <-ctx.Done():
+			return
+		case <-done:
+			return
+		}
+	}
+}
+
+// live knows the polls of this process, one a node, and those that ended a moment ago.
+type live struct {
+	mu   sync.Mutex
+	open map[nodeID]*session
+	left map[nodeID]departed
+	wake chan struct{}
+}
+
+// departed is a node whose poll ended; it counts as online until its grace is over.
+type departed struct {
+	sessionID string
+	at        time.Time
+}
+
+// enter makes s the poll of its node and ends the one before it.
+func (l *live) enter(s *session) {
+	s.id, s.replaced = rand.Text(), make(chan struct{})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old := l.open[s.viewer.ID]; old != nil {
+		close(old.replaced)
+	}
+	l.open[s.viewer.ID] = s
+	delete(l.left, s.viewer.ID)
+}
+
+func (l *live) leave(s *session, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[s.viewer.ID] != s {
+		return
+	}
+	delete(l.open, s.viewer.ID)
+	l.left[s.viewer.ID] = departed{sessionID: s.id, at: at}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// due takes out the departures whose grace is over at the given time, and says when the next one's is; zero for none.
+func (l *live) due(now time.Time, grace time.Duration) (refs []store.SessionRef, next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, d := range l.left {
+		over := d.at.Add(grace)
+		if over.After(now) {
+			if next.IsZero() || over.Before(next) {
+				next = over
+			}
+			continue
+		}
+		refs = append(refs, store.SessionRef{NodeID: id, SessionID: d.sessionID})
+		delete(l.left, id)
+	}
+	return refs, next
+}
+
+// all takes out every session, for the end.
+func (l *live) all() (refs []store.SessionRef) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, s := range l.open {
+		refs = append(refs, store.SessionRef{NodeID: id, SessionID: s.id})
+	}
+	for id, d := range l.left {
+		refs = append(refs, store.SessionRef{NodeID: id, SessionID: d.sessionID})
+	}
+	clear(l.left)
+	return refs
+}
+
+// watchDepartures closes the sessions of nodes that did not come back, many in one write, until ctx ends; then those
+// of all nodes.
+func (c *Control) watchDepartures(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		refs, next := c.live.due(c.Now(), c.Grace)
+		c.closeSessions(ctx, refs)
+		wait := time.Hour
+		if !next.IsZero() {
+			wait = max(next.Sub(c.Now()), 0)
+		}
+		timer.Reset(wait)
+		select {
+		case <-c.live.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTime)
+			defer cancel()
+			c.closeSessions(last, c.live.all())
+			return
+		}
+	}
+}
+
+func (c *Control) closeSessions(ctx context.Context, refs []store.SessionRef) {
+	if len(refs) == 0 {
+		return
+	}
+	if err := c.Store.CloseSessions(ctx, refs); err != nil {
+		c.Log.Error("recording that nodes left", "nodes", len(refs), "err", err)
+	}
+}
+
+// Sessions is how many nodes poll here now.
+func (c *Control) Sessions() int {
+	c.live.mu.Lock()
+	defer c.live.mu.Unlock()
+	return len(c.live.open)
+}

@@ -1,0 +1,113 @@
+package hscontrol
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/keelscale/keelscale/hscontrol/api"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// setFault remembers something that is not as it should be, for `headscale health`; an empty text takes it back.
+func (s *Server) setFault(name, text string, severe bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text == "" {
+		delete(s.faults, name)
+		return
+	}
+	s.faults[name] = api.Fault{Name: name, Text: text, Severe: severe}
+}
+
+// health is everything that is not as it should be, beside the database.
+func (s *Server) health(context.Context) []api.Fault {
+	s.mu.Lock()
+	var faults []api.Fault
+	for _, name := range slices.Sorted(maps.Keys(s.faults)) {
+		faults = append(faults, s.faults[name])
+	}
+	loader, reloadErr := s.derpMap, s.reloadAs
+	s.mu.Unlock()
+	if reloadErr != "" {
+		faults = append(faults, api.Fault{Name: "reload", Text: "the last reload failed: " + reloadErr, Severe: true})
+	}
+	for _, p := range s.state.Problems() {
+		faults = append(faults, api.Fault{Name: "policy", Text: fmt.Sprintf("tailnet %s: %s", p.Tailnet, p.Text), Severe: true})
+	}
+	for _, st := range loader.Status() {
+		if st.Err != nil {
+			faults = append(faults, api.Fault{Name: "derp-source", Text: fmt.Sprintf("%s cannot be read: %v; the last good copy has %d regions", st.Source, st.Err, st.Regions)})
+		}
+	}
+	if len(loader.Map().Regions) == 0 {
+		faults = append(faults, api.Fault{Name: "derp-map", Text: "the DERP map is empty: clients behind hard NATs cannot reach each other; turn derp.server.enabled on, or name a source in derp.urls or derp.paths", Severe: true})
+	}
+	return faults
+}
+
+// apiConfig is what administrators may see and do.
+func (s *Server) apiConfig() api.Config {
+	cfg := s.config()
+	return api.Config{
+		Store:      s.store,
+		PolicyMode: cfg.Policy.Mode,
+		PolicyPath: cfg.Policy.Path,
+		CheckPolicy: func(_ context.Context, id tailnet.ID, text string) ([]string, error) {
+			return s.state.CheckPolicy(id, text)
+		},
+		TagExists: func(_ context.Context, id tailnet.ID, tag string) bool {
+			v := s.state.View(id)
+			return v != nil && v.Policy.TagExists(tag)
+		},
+		Approve: s.auth.Approve,
+		DERPMap: s.state.DERPMap,
+		Health:  s.health,
+		Status:  s.status,
+		Reload:  s.Reload,
+		Log:     s.log,
+	}
+}
+
+func (s *Server) status() api.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return api.Status{
+		Version: s.opts.Version, ConfigFile: s.cfg.File, ServerURL: s.cfg.ServerURL,
+		StartedAt: s.started, ReloadedAt: s.reloaded, ReloadError: s.reloadAs,
+	}
+}
+
+// metrics are what Prometheus reads.
+func (s *Server) metrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	gauge := func(name, help string, value func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "headscale", Name: name, Help: help}, value))
+	}
+	count := func(of func(*tailnet.Node) bool) func() float64 {
+		return func() float64 {
+			n := 0
+			for _, v := range s.state.Views() {
+				for _, node := range v.Nodes {
+					if of(node) {
+						n++
+					}
+				}
+			}
+			return float64(n)
+		}
+	}
+	gauge("nodes", "Nodes of all tailnets.", count(func(*tailnet.Node) bool { return true }))
+	gauge("nodes_online", "Nodes that are connected.", count(func(n *tailnet.Node) bool { return n.Online }))
+	gauge("nodes_expired", "Nodes whose key has expired.", count(func(n *tailnet.Node) bool { return n.Lapsed }))
+	gauge("sessions", "Map streams that are open at this server.", func() float64 { return float64(s.control.Sessions()) })
+	gauge("tailnets", "Tailnets.", func() float64 { return float64(len(s.state.Views())) })
+	gauge("uptime_seconds", "Time since the start.", func() float64 { return time.Since(s.started).Seconds() })
+	return r
+}

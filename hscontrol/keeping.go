@@ -1,0 +1,113 @@
+package hscontrol
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// Bounds of the pause between two rounds of keeping.
+const (
+	keepLeast = time.Second
+	keepMost  = time.Minute
+)
+
+// keep does what nobody asks for: it removes ephemeral nodes that stayed away, purges what has had its time, and
+// approves routes that a new policy approves, until ctx ends.
+func (s *Server) keep(ctx context.Context) error {
+	timeout := s.config().Node.EphemeralTimeout
+	tick := time.NewTicker(min(max(timeout/10, keepLeast), keepMost))
+	defer tick.Stop()
+	approved := map[tailnet.ID]*tailnet.PolicyVersion{}
+	purged := time.Now()
+	for {
+		round := s.state.Round()
+		for _, v := range s.state.Views() {
+			if approved[v.Tailnet.ID] != v.Snapshot.Policy {
+				if err := s.auth.ApproveAllByPolicy(ctx, v.Tailnet.ID); err != nil {
+					s.logUnless(ctx, "approving routes by policy", err)
+				}
+				approved[v.Tailnet.ID] = v.Snapshot.Policy
+			}
+		}
+		select {
+		case <-round:
+			continue
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		gone, err := s.store.ReapEphemeral(ctx, time.Now().Add(-timeout))
+		if err != nil {
+			s.logUnless(ctx, "removing ephemeral nodes", err)
+		}
+		for _, id := range gone {
+			s.log.Info("ephemeral node removed", "node", id, "away", timeout)
+		}
+		if time.Since(purged) >= keepMost {
+			purged = time.Now()
+			if err := s.store.PurgeExpired(ctx); err != nil {
+				s.logUnless(ctx, "purging what has expired", err)
+			}
+		}
+	}
+}
+
+// logUnless logs an error that is not just the end of ctx.
+func (s *Server) logUnless(ctx context.Context, what string, err error) {
+	if ctx.Err() == nil {
+		s.log.LogAttrs(ctx, slog.LevelError, what, slog.Any("err", err))
+	}
+}
+
+// loadPolicyFile makes the content of policy.path the policy of the default tailnet. A bad file never replaces a good
+// policy; a server that has no earlier one does not start with it.
+func (s *Server) loadPolicyFile(ctx context.Context) error {
+	cfg := s.config()
+	if cfg.Policy.Mode != "file" {
+		return nil
+	}
+	t, err := s.store.FindTailnet(ctx, tailnet.DefaultName)
+	if err != nil {
+		return fmt.Errorf("finding the default tailnet: %w", err)
+	}
+	had, err := s.store.GetPolicy(ctx, t.ID)
+	if err != nil {
+		return fmt.Errorf("reading the stored policy: %w", err)
+	}
+	text, source := noPolicy, "no policy.path"
+	if cfg.Policy.Path != "" {
+		source = "file " + cfg.Policy.Path
+		raw, err := readBounded(cfg.Policy.Path, maxPolicy)
+		if err == nil {
+			text = string(raw)
+			_, err = s.state.CheckPolicy(t.ID, text)
+		}
+		if err != nil {
+			err = fmt.Errorf("policy %s: %w", cfg.Policy.Path, err)
+			if had == nil {
+				return err
+			}
+			s.setFault("policy-file", fmt.Sprintf("%v; the policy before it (from %s) stays in force", err, had.Source), true)
+			s.log.Error("the policy file cannot be used; the policy before it stays in force", "err", err)
+			return nil
+		}
+	} else if had == nil {
+		return nil // there has never been one, and there is none
+	}
+	s.setFault("policy-file", "", false)
+	if _, err := s.store.PutPolicy(ctx, t.ID, text, source); err != nil {
+		return fmt.Errorf("storing the policy: %w", err)
+	}
+	return nil
+}
+
+// maxPolicy bounds a policy, in bytes.
+const maxPolicy = 4 << 20
+
+// noPolicy is the policy of a server whose policy file was taken out of the configuration: the one that has neither
+// acls nor grants lets everyone in the tailnet see everyone.
+const noPolicy = "{}"

@@ -1,0 +1,169 @@
+package hscontrol
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/derp"
+	"github.com/keelscale/keelscale/derp/derpmap"
+	"github.com/keelscale/keelscale/hscontrol/config"
+)
+
+// openRelay makes the embedded relay if there is to be one, and loads the DERP map.
+func (s *Server) openRelay(ctx context.Context) (err error) {
+	cfg := s.config()
+	if cfg.DERP.Server.Enabled {
+		k, err := derp.LoadKey(cfg.DERP.Server.PrivateKeyPath)
+		if err != nil {
+			return err
+		}
+		admit := derp.Anyone
+		if cfg.DERP.Server.VerifyClients {
+			admit = func(ctx context.Context, node key.NodePublic, _ netip.Addr) (bool, error) {
+				return s.control.Admits(ctx, node)
+			}
+		}
+		if s.relay, err = derp.New(derp.Config{Key: k, Admit: admit, Log: s.log}); err != nil {
+			return fmt.Errorf("making the embedded relay: %w", err)
+		}
+		if addr := cfg.DERP.Server.STUNListenAddr; addr != "" {
+			if s.stun, err = derp.ListenSTUN(ctx, addr); err != nil {
+				return fmt.Errorf("%w; set derp.server.stun_listen_addr to a free UDP port", err)
+			}
+		}
+	}
+	s.derpMap, err = s.loadDERP(ctx, cfg)
+	return err
+}
+
+// loadDERP makes a loader for the sources of cfg and reads them. A source that cannot be reached is no error: its last
+// good copy is used, and `health` tells of it.
+func (s *Server) loadDERP(ctx context.Context, cfg *config.Config) (*derpmap.Loader, error) {
+	region, err := s.embeddedRegion(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var every time.Duration
+	if cfg.DERP.AutoUpdateEnabled {
+		every = cfg.DERP.UpdateFrequency
+	}
+	loader, err := derpmap.New(derpmap.Config{
+		Sources:  slices.Concat(cfg.DERP.URLs, cfg.DERP.Paths),
+		Embedded: region,
+		CacheDir: filepath.Join(cfg.DataDir, "derpmap"),
+		Every:    every,
+		Changed: func(m *tailcfg.DERPMap) {
+			if s.state != nil {
+				s.state.SetDERPMap(m)
+			}
+		},
+		Log: s.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading derp.urls and derp.paths: %w", err)
+	}
+	loader.Reload(ctx)
+	return loader, nil
+}
+
+// embeddedRegion describes the embedded relay for the DERP map: it is found where the server is.
+func (s *Server) embeddedRegion(cfg *config.Config) (func() *tailcfg.DERPRegion, error) {
+	if s.relay == nil || !cfg.DERP.Server.AutoAddRegion {
+		return nil, nil
+	}
+	u, err := url.Parse(cfg.ServerURL)
+	if err != nil {
+		return nil, fmt.Errorf("reading server_url: %w", err)
+	}
+	describe := func() (*tailcfg.DERPRegion, error) {
+		return derpmap.Embedded(derpmap.Relay{
+			RegionID:   cfg.DERP.Server.RegionID,
+			RegionCode: cfg.DERP.Server.RegionCode,
+			RegionName: cfg.DERP.Server.RegionName,
+			HostName:   u.Hostname(),
+			IPv4:       addrText(cfg.DERP.Server.IPv4),
+			IPv6:       addrText(cfg.DERP.Server.IPv6),
+			CertName:   s.relayPin(u),
+			DERPPort:   serverPort(u),
+			STUNPort:   s.stunPort(),
+		})
+	}
+	if _, err := describe(); err != nil {
+		return nil, err
+	}
+	return func() *tailcfg.DERPRegion {
+		region, err := describe()
+		if err != nil {
+			s.log.Error("describing the embedded relay", "err", err)
+			return nil
+		}
+		return region
+	}, nil
+}
+
+// relayPin is the pin of the certificate that clients of the embedded relay meet. Where server_url is https and the
+// certificate is our own all the same, a proxy with another one stands in front.
+func (s *Server) relayPin(u *url.URL) string {
+	if u.Scheme == "https" {
+		return ""
+	}
+	return s.cert.pin()
+}
+
+func (s *Server) stunPort() int {
+	if s.stun == nil {
+		return -1
+	}
+	return int(s.stun.Addr().Port())
+}
+
+// serverPort is the TCP port at which clients reach the server.
+func serverPort(u *url.URL) int {
+	if p, err := strconv.Atoi(u.Port()); err == nil {
+		return p
+	}
+	if u.Scheme == "http" {
+		return 80
+	}
+	return 443
+}
+
+// followDERP keeps the DERP map up to date until ctx ends; a reload may replace the loader meanwhile.
+func (s *Server) followDERP(ctx context.Context) error {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		loader := s.derpMap
+		s.mu.Unlock()
+		running, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- loader.Run(running) }()
+		select {
+		case <-s.reloadDERP:
+		case <-ctx.Done():
+		}
+		stop()
+		if err := <-ended; err != nil {
+			return fmt.Errorf("following the DERP map: %w", err)
+		}
+	}
+	return nil
+}
+
+// hostOf is the host of a listen address, without brackets.
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	return host
+}

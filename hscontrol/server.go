@@ -1,0 +1,230 @@
+// Package hscontrol is the server: it builds the rooms from one configuration, opens the doors, and shuts them in
+// order.
+//
+//	serve.go      what `headscale serve` does: banner, signals
+//	server.go     the rooms and who needs whom
+//	listen.go     sockets: clients, administrators, metrics
+//	tls.go        certificates, and both TLS and plain HTTP on one port
+//	relay.go      the embedded relay and the DERP map
+//	reload.go     SIGHUP
+//	keeping.go    what happens by the clock
+package hscontrol
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/derp"
+	"github.com/keelscale/keelscale/derp/derpmap"
+	"github.com/keelscale/keelscale/hscontrol/api"
+	"github.com/keelscale/keelscale/hscontrol/auth"
+	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/control"
+	"github.com/keelscale/keelscale/hscontrol/mapper"
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/store"
+)
+
+// Options are what a server needs beside its configuration.
+type Options struct {
+	Config *config.Config
+
+	// Load reads the configuration again, for SIGHUP. Nil: it cannot be reloaded.
+	Load func() (*config.Config, []config.Warning, error)
+
+	Version string
+	Log     *slog.Logger
+	Level   *slog.LevelVar // what log.level sets; nil: it is fixed
+}
+
+// Server is a whole server. Open builds it; Run serves until its context ends, and takes everything down again.
+type Server struct {
+	opts Options
+	log  *slog.Logger
+
+	store   *store.Store
+	state   *state.State
+	auth    *auth.Auth
+	control *control.Control
+	relay   *derp.Relay // nil: none is embedded
+	stun    *derp.STUN
+	api     *api.Server
+	cert    *certificate
+	doors   doors
+
+	mu       sync.Mutex
+	cfg      *config.Config
+	derpMap  *derpmap.Loader
+	faults   map[string]api.Fault
+	started  time.Time
+	reloaded time.Time
+	reloadAs string // the error of the last reload
+
+	reloadDERP chan struct{} // the loader was replaced
+}
+
+// Open builds the rooms and opens the sockets. On error nothing is left open.
+func Open(ctx context.Context, opts Options) (_ *Server, err error) {
+	cfg := opts.Config
+	s := &Server{opts: opts, log: opts.Log, cfg: cfg, faults: map[string]api.Fault{}, started: time.Now(), reloadDERP: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w; set data_dir to one that can be written", err)
+	}
+	noiseKey, err := loadNoiseKey(cfg.Noise.PrivateKeyPath)
+	if err != nil {
+		return nil, err
+	}
+	if s.store, err = openStore(ctx, cfg, s.log); err != nil {
+		return nil, err
+	}
+	settings, err := settingsOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if s.cert, err = openCertificate(cfg, s.log); err != nil {
+		return nil, err
+	}
+	if err := s.openRelay(ctx); err != nil {
+		return nil, err
+	}
+	if s.state, err = state.New(ctx, state.Config{Store: s.store, Settings: settings, DERPMap: s.derpMap.Map(), Log: s.log}); err != nil {
+		return nil, err
+	}
+	s.auth = auth.New(auth.Config{Store: s.store, State: s.state, ServerURL: cfg.ServerURL, NodeExpiry: cfg.Node.Expiry, Log: s.log})
+	s.control = control.New(control.Config{Key: noiseKey, Store: s.store, State: s.state, Auth: s.auth, Mapper: &mapper.Mapper{}, Log: s.log})
+	if err := s.loadPolicyFile(ctx); err != nil {
+		return nil, err
+	}
+	s.api = api.NewServer(s.apiConfig())
+	return s, s.listen(ctx)
+}
+
+// Run serves until ctx ends, or until a part cannot go on.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.close()
+	// Followers go on until the doors are shut, so that what still comes in is answered from a living state.
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	rooms, inner := errgroup.WithContext(inner)
+	rooms.Go(func() error { return s.state.Run(inner) })
+	rooms.Go(func() error { return s.keep(inner) })
+	rooms.Go(func() error { return s.followDERP(inner) })
+	rooms.Go(func() error { return s.cert.run(inner) })
+
+	outer, ctx := errgroup.WithContext(ctx)
+	outer.Go(func() error { return s.control.Run(ctx) })
+	outer.Go(func() error { return s.serveDoors(ctx) })
+	outer.Go(func() error {
+		select {
+		case <-inner.Done(): // a room failed: everything ends
+			return context.Cause(inner)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	err := outer.Wait()
+	stop()
+	if roomErr := rooms.Wait(); roomErr != nil && !errors.Is(roomErr, context.Canceled) {
+		err = errors.Join(roomErr, err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// close gives back what Open took. It may be called twice.
+func (s *Server) close() {
+	s.doors.close()
+	if s.relay != nil {
+		s.relay.Close()
+	}
+	if s.stun != nil {
+		s.stun.Close()
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Error("closing the store", "err", err)
+		}
+		s.store = nil
+	}
+}
+
+// config is the configuration in force.
+func (s *Server) config() *config.Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg
+}
+
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*store.Store, error) {
+	db := cfg.Database
+	return store.Open(ctx, store.Config{
+		Type:   db.Type,
+		SQLite: store.SQLiteConfig{Path: db.SQLite.Path, WAL: db.SQLite.WriteAheadLog, WALAutocheckpoint: db.SQLite.WALAutocheckpoint},
+		Postgres: store.PostgresConfig{
+			Host: db.Postgres.Host, Port: db.Postgres.Port, Name: db.Postgres.Name, User: db.Postgres.User, Pass: db.Postgres.Pass,
+			SSL: db.Postgres.SSLMode, MaxOpenConns: db.Postgres.MaxOpenConns, MaxIdleConns: db.Postgres.MaxIdleConns, ConnMaxIdleTime: db.Postgres.ConnMaxIdleTime,
+		},
+		PrefixV4: cfg.Prefixes.V4, PrefixV6: cfg.Prefixes.V6,
+		RandomAddresses: cfg.Prefixes.Allocation == config.AllocationRandom,
+		Log:             log,
+	})
+}
+
+// loadNoiseKey reads the key by which clients know the server, and makes it at the first start.
+func loadNoiseKey(path string) (key.MachinePrivate, error) {
+	var k key.MachinePrivate
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		k = key.NewMachine()
+		if text, err = k.MarshalText(); err != nil {
+			return k, fmt.Errorf("making the Noise key: %w", err)
+		}
+		return k, writeNewFile(path, append(text, '\n'))
+	case err != nil:
+		return k, fmt.Errorf("reading the Noise key: %w; set noise.private_key_path to a file that can be read", err)
+	}
+	if err := k.UnmarshalText(bytes.TrimSpace(text)); err != nil {
+		return k, fmt.Errorf("reading the Noise key %s: it is not a key (privkey:…); restore it from a backup: without it every client must log in anew", path)
+	}
+	return k, nil
+}
+
+// writeNewFile writes a secret so that it is whole or not there, and safe before anybody is told of it.
+func writeNewFile(path string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("making the directory of %s: %w", path, err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// addrText is an address for the DERP map; empty for none.
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}

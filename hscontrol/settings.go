@@ -1,0 +1,76 @@
+package hscontrol
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"tailscale.com/tailcfg"
+
+	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/state"
+)
+
+// settingsOf is the part of the configuration that nodes are told.
+func settingsOf(cfg *config.Config) (*state.Settings, error) {
+	records, err := extraRecords(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &state.Settings{
+		BaseDomain:          cfg.DNS.BaseDomain,
+		MagicDNS:            cfg.DNS.MagicDNS,
+		OverrideLocalDNS:    cfg.DNS.OverrideLocalDNS,
+		Nameservers:         cfg.DNS.Nameservers.Global,
+		SplitDNS:            cfg.DNS.Nameservers.Split,
+		SearchDomains:       cfg.DNS.SearchDomains,
+		ExtraRecords:        records,
+		PrefixV4:            cfg.Prefixes.V4,
+		PrefixV6:            cfg.Prefixes.V6,
+		Taildrop:            cfg.TaildropEnabled,
+		Logtail:             cfg.LogtailEnabled,
+		AutoUpdate:          cfg.AutoUpdateEnabled,
+		RandomizeClientPort: cfg.RandomizeClientPort,
+	}, nil
+}
+
+// maxRecords bounds the file of extra DNS records, in bytes.
+const maxRecords = 4 << 20
+
+func extraRecords(cfg *config.Config) ([]tailcfg.DNSRecord, error) {
+	records := cfg.DNS.ExtraRecords
+	if path := cfg.DNS.ExtraRecordsPath; path != "" {
+		text, err := readBounded(path, maxRecords)
+		if err != nil {
+			return nil, fmt.Errorf("reading dns.extra_records_path: %w", err)
+		}
+		var list []struct {
+			Name  string     `json:"name"`
+			Type  string     `json:"type"`
+			Value netip.Addr `json:"value"`
+		}
+		if err := json.Unmarshal(text, &list); err != nil {
+			return nil, fmt.Errorf("reading dns.extra_records_path %s: %w; it should be a JSON list like [{\"name\": \"db.example.com\", \"type\": \"A\", \"value\": \"100.64.0.1\"}]", path, err)
+		}
+		for _, r := range list {
+			records = append(records, config.ExtraRecord(r))
+		}
+	}
+	var out []tailcfg.DNSRecord
+	for _, r := range records {
+		out = append(out, tailcfg.DNSRecord{Name: r.Name, Type: r.Type, Value: r.Value.String()})
+	}
+	return out, nil
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return os.ReadFile(path)
+}
