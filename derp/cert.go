@@ -1,6 +1,7 @@
 package derp
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -69,8 +70,8 @@ type certSource interface {
 	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// refresh looks whether there is a newer one; force does not trust what it saw before.
 	refresh(force bool) (changed bool, err error)
-	// leaf returns the DER form of the certificate in use, nil if there is none yet.
-	leaf() []byte
+	// current returns the certificate in use with its Leaf, nil if there is none yet.
+	current() *tls.Certificate
 }
 
 // Cert is the certificate of a listener. It follows its files and its own age while Run runs.
@@ -158,18 +159,24 @@ func (c *Cert) TLSConfig() *tls.Config {
 	return cfg
 }
 
-// Pin is what a DERP map's CertName must say to trust a self-signed certificate
+// Pin is what a DERP map's CertName must say to trust a certificate that vouches for itself
 // ("sha256-raw:" and 64 hex digits); "" for certificates that an authority vouches for.
+// Clients from v1.84 on understand it.
 func (c *Cert) Pin() string {
-	if c.cfg.Mode != SelfSigned {
+	cert := c.source.current()
+	if cert == nil || len(cert.Certificate) != 1 || !bytes.Equal(cert.Leaf.RawIssuer, cert.Leaf.RawSubject) {
 		return ""
 	}
-	return pinOf(c.source.leaf())
+	sum := sha256.Sum256(cert.Leaf.Raw)
+	return "sha256-raw:" + hex.EncodeToString(sum[:])
 }
 
-func pinOf(der []byte) string {
-	sum := sha256.Sum256(der)
-	return "sha256-raw:" + hex.EncodeToString(sum[:])
+// Expires is when the certificate in use ends; zero if there is none yet.
+func (c *Cert) Expires() time.Time {
+	if cert := c.source.current(); cert != nil {
+		return cert.Leaf.NotAfter
+	}
+	return time.Time{}
 }
 
 // Reload reads the files again, also when they seem unchanged. The certificate in use stays

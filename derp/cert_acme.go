@@ -54,12 +54,7 @@ func (s *acmeSource) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 // refresh has nothing to do: the manager renews by itself.
 func (s *acmeSource) refresh(bool) (bool, error) { return false, nil }
 
-func (s *acmeSource) leaf() []byte {
-	if cert := s.last.Load(); cert != nil {
-		return cert.Certificate[0]
-	}
-	return nil
-}
+func (s *acmeSource) current() *tls.Certificate { return s.last.Load() }
 
 // first asks for the certificate before a client does, so that the operator reads now what
 // is wrong.

@@ -143,4 +143,4 @@ func (s *manualSource) refresh(force bool) (changed bool, err error) {
 	return true, nil
 }
 
-func (s *manualSource) leaf() []byte { return s.cert.Load().Certificate[0] }
+func (s *manualSource) current() *tls.Certificate { return s.cert.Load() }

@@ -55,7 +55,7 @@ func (s *selfSigned) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return cert, checkSNI(s.c.host, hello.ServerName, cert)
 }
 
-func (s *selfSigned) leaf() []byte { return s.cert.Load().Certificate[0] }
+func (s *selfSigned) current() *tls.Certificate { return s.cert.Load() }
 
 // refresh loads the files if they changed, and makes new ones if there are none, if they are
 // for another host, or if their time is coming.

@@ -68,6 +68,9 @@ type service struct {
 // returns nil when ctx ended it.
 func (r *Relay) Run(ctx context.Context) error {
 	defer r.Close()
+	if err := checkAddr(r.cfg.Listen.Addr); err != nil {
+		return err
+	}
 	services, bound, err := r.open(ctx)
 	stop := func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)

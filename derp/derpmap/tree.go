@@ -184,14 +184,14 @@ func nests(text []byte) bool {
 			brackets++
 		case ']', '}':
 			brackets = max(0, brackets-1)
-		case '-', '?', ':', '!', '&', '*', '|', '>':
-			if i+1 == len(text) || text[i+1] <= ' ' || c == '!' || c == '&' || c == '*' {
-				marks++ // which may begin something within something, on one line
+		case '-', '?':
+			if i+1 < len(text) && text[i+1] == ' ' {
+				marks++ // a list in a list in a list, on one line
 			}
 		case '\n':
 			marks = 0
 		}
-		if brackets > maxDepth || marks > maxDepth+brackets*maxDepth {
+		if brackets > maxDepth || marks > maxDepth {
 			return true
 		}
 	}
