@@ -126,13 +126,13 @@ func (h *Host) Refused(line string) string {
 // Try types a line on the host and returns what it prints, and an error when it fails.
 func (h *Host) Try(line string) (string, error) {
 	h.lab.t.Helper()
-	out, err := h.quietly(line)
+	out, err := h.Quietly(line)
 	h.lab.t.Logf("%s$ %s\n%s", h.Name, line, out)
 	return out, err
 }
 
-// quietly is Try without the transcript, for lines that are repeated until they work.
-func (h *Host) quietly(line string) (string, error) {
+// Quietly is Try without the transcript, for lines that are repeated until they work.
+func (h *Host) Quietly(line string) (string, error) {
 	p, err := h.tryStart("shell", nil, "sh", "-c", line)
 	if err != nil {
 		return "", err
@@ -140,9 +140,9 @@ func (h *Host) quietly(line string) (string, error) {
 	defer h.lab.forget(p)
 	select {
 	case <-p.done:
-	case <-time.After(Patience()):
+	case <-time.After(h.lab.patience):
 		p.Kill()
-		return p.Output(), fmt.Errorf("no end after %v", Patience())
+		return p.Output(), fmt.Errorf("no end after %v", h.lab.patience)
 	}
 	out := strings.TrimRight(p.Output(), "\n")
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
@@ -163,7 +163,7 @@ func (h *Host) Eventually(line, want string) string {
 	h.lab.t.Helper()
 	var out string
 	h.lab.Await(fmt.Sprintf("%q of `%s` on %s", want, line, h.Name), func() (err error) {
-		if out, err = h.quietly(line); err == nil && !strings.Contains(out, want) {
+		if out, err = h.Quietly(line); err == nil && !strings.Contains(out, want) {
 			err = fmt.Errorf("it prints %q", out)
 		}
 		return err

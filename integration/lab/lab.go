@@ -32,9 +32,9 @@ import (
 	"time"
 )
 
-// Patience is how long a scene waits for something that ought to come at once. It is generous,
+// patience is how long a scene waits for something that ought to come at once. It is generous,
 // because the machine may be busy with other tests; LAB_PATIENCE=SECONDS overrides it.
-func Patience() time.Duration {
+func patience() time.Duration {
 	if s, err := strconv.Atoi(os.Getenv("LAB_PATIENCE")); err == nil {
 		return time.Duration(s) * time.Second
 	}
@@ -43,10 +43,11 @@ func Patience() time.Duration {
 
 // Lab is one simulated internet with the hosts in it. Make it with New; the end of the test ends it.
 type Lab struct {
-	t     testing.TB
-	dir   string      // mount points and logs
-	forks chan func() // run by the one thread that starts processes
-	ended chan struct{}
+	t        testing.TB
+	dir      string      // mount points and logs
+	forks    chan func() // run by the one thread that starts processes
+	ended    chan struct{}
+	patience time.Duration
 
 	internet *Host
 	public   *Network
@@ -63,7 +64,7 @@ func New(t testing.TB) *Lab {
 	if why := Unable(); why != "" {
 		t.Skip("the lab needs a machine that it does not have: " + why)
 	}
-	l := &Lab{t: t, dir: logDir(t), forks: make(chan func()), ended: make(chan struct{})}
+	l := &Lab{t: t, dir: logDir(t), forks: make(chan func()), ended: make(chan struct{}), patience: patience()}
 	go l.starter()
 	t.Cleanup(l.close)
 
@@ -110,11 +111,11 @@ func (l *Lab) Step(text string) {
 	l.t.Logf("── %s", text)
 }
 
-// Await asks ok again and again until it says nil, and ends the scene when Patience runs out. The
+// Await asks ok again and again until it says nil, and ends the scene when patience runs out. The
 // error is the reason why it is not so yet; the last one is printed.
 func (l *Lab) Await(what string, ok func() error) {
 	l.t.Helper()
-	if err := l.within(Patience(), ok); err != nil {
+	if err := l.within(l.patience, ok); err != nil {
 		l.t.Fatalf("waiting for %s: %v", what, err)
 	}
 }
@@ -183,4 +184,11 @@ func (l *Lab) tellLogs() {
 			l.t.Logf("── log of %s on %s ends:\n%s", p.name, p.host.Name, p.out.tail(40))
 		}
 	}
+}
+
+// Patient runs f with n times the usual patience, for what takes long by design.
+func (l *Lab) Patient(n int, f func()) {
+	l.patience *= time.Duration(n)
+	defer func() { l.patience /= time.Duration(n) }()
+	f()
 }

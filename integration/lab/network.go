@@ -45,7 +45,7 @@ func (h *Host) bridge(name, cidr, cidr6 string) *Network {
 func (h *Host) silently(format string, args ...any) {
 	h.lab.t.Helper()
 	line := fmt.Sprintf(format, args...)
-	if out, err := h.quietly(line); err != nil {
+	if out, err := h.Quietly(line); err != nil {
 		h.lab.t.Fatalf("%s# %s: %v\n%s", h.Name, line, err, out)
 	}
 }

@@ -64,11 +64,11 @@ func (h *Host) tryStart(name string, env []string, argv ...string) (*Process, er
 }
 
 // Await waits until the program has printed something that matches pattern, and returns the
-// match and its groups. The scene ends when the program ends first, or when Patience runs out.
+// match and its groups. The scene ends when the program ends first, or when patience runs out.
 func (p *Process) Await(pattern string) []string {
 	p.host.lab.t.Helper()
 	expr := regexp.MustCompile(pattern)
-	timeout := time.After(Patience())
+	timeout := time.After(p.host.lab.patience)
 	for {
 		text, more := p.out.read()
 		if m := expr.FindStringSubmatch(text); m != nil {
@@ -97,7 +97,7 @@ func (p *Process) Ended() int {
 	p.host.lab.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(Patience()):
+	case <-time.After(p.host.lab.patience):
 		p.host.lab.t.Fatalf("%s on %s does not end:\n%s", p.name, p.host.Name, p.out.tail(40))
 	}
 	return p.cmd.ProcessState.ExitCode()

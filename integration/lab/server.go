@@ -34,7 +34,7 @@ func (s *Server) Boot() {
 		if !s.proc.Alive() {
 			s.lab.t.Fatalf("headscale has ended (%v):\n%s", s.proc.cmd.ProcessState, s.proc.out.tail(40))
 		}
-		_, err := s.quietly("headscale health")
+		_, err := s.Quietly("headscale health")
 		return err
 	})
 }

@@ -1,0 +1,66 @@
+//go:build linux
+
+package integration_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keelscale/keelscale/integration/lab"
+)
+
+// TestOwnRelay is the private relay without a domain, done the modern way: derper makes a certificate
+// for its bare address and prints the map entry with the pin; it asks the control server who may
+// come in. Members are relayed, strangers are refused.
+func TestOwnRelay(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	host := l.Public("relay", "203.0.113.40")
+	derper := host.Begin("derper --hostname=203.0.113.40 --certmode=selfsigned --certdir=/var/lib/derper -a :12345 --http-port=-1 --stun" +
+		" --verify-client-url=http://" + serverIP + ":8080/verify --verify-client-url-fail-open=false -c /var/lib/derper.key")
+	pin := derper.Await(`sha256-raw:[0-9a-f]{64}`)[0]
+
+	machine := l.Public("server", serverIP)
+	machine.Write("/etc/headscale/derp.yaml", `regions:
+  901:
+    regionid: 901
+    regioncode: own
+    regionname: Own relay
+    nodes:
+      - name: 901a
+        regionid: 901
+        hostname: 203.0.113.40
+        ipv4: 203.0.113.40
+        derpport: 12345
+        certname: `+pin+"\n")
+	config := strings.NewReplacer("paths: []", "paths: [/etc/headscale/derp.yaml]", "enabled: true", "enabled: false").
+		Replace(lab.Config(serverIP))
+	server := machine.Headscale(config)
+	server.Do("headscale users create amelia")
+	says(t, server.Do("headscale derp"), "own", "203.0.113.40")
+
+	l.Step("members talk through it, where nothing else goes")
+	one := l.Home("house", "203.0.113.21", lab.Hard, "192.168.1.0/24")
+	two := l.Home("flat", "203.0.113.22", lab.Hard, "192.168.2.0/24")
+	clients := join(t, server, one.Machine("desk"), two.Machine("kitchen"))
+	desk, kitchen := clients[0], clients[1]
+	kitchen.Web("80")
+	says(t, desk.PingsByRelay(kitchen.IP()), "DERP(own)")
+	desk.Eventually("curl -s -m 5 http://"+kitchen.IP(), "kitchen sees "+desk.IP())
+	says(t, desk.Do("tailscale netcheck"), "Own relay")
+
+	l.Step("a stranger, member of somebody else's tailnet, is refused")
+	other := l.Public("elsewhere", "203.0.113.50")
+	other.Write("/etc/headscale/derp.yaml", machine.Read("/etc/headscale/derp.yaml"))
+	foreign := other.Headscale(strings.ReplaceAll(config, serverIP, "203.0.113.50"))
+	foreign.Do("headscale users create mallory")
+	stranger := l.Public("stranger", "203.0.113.60").Tailscale(lab.Newest)
+	stranger.Do("tailscale up --timeout=20s --login-server=http://203.0.113.50:8080 --auth-key=" + foreign.Key("-u mallory -e 1h") + " || true")
+	derper.Await(`(?i)(refus|not authorized|denied|rejected)[^\n]*`)
+
+	l.Step("the control server is away: who asks newly is refused, for the relay fails closed")
+	server.Proc().Stop()
+	kitchen.Shutdown()
+	kitchen.Boot()
+	derper.Await(`(?s)(refus|not authorized|denied|rejected|verify).*(unreachable|connection refused|dial|failing closed)`)
+}

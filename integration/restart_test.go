@@ -1,0 +1,116 @@
+//go:build linux
+
+package integration_test
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"tailscale.com/ipn/ipnstate"
+
+	"github.com/keelscale/keelscale/integration/lab"
+)
+
+// TestQuickRestarts is the users' guide's own trap: plain http at a bare public address. A client that
+// dials such a server twice within two minutes insists on TLS at port 443 from then on. Our server
+// answers there too, so clients outlive two restarts in a row, and a third.
+func TestQuickRestarts(t *testing.T) {
+	l, server := stage(t)
+	clients := join(t, server, l.Public("desk", "203.0.113.21"), l.Home("flat", "203.0.113.22", lab.Easy, "192.168.2.0/24").Machine("kitchen"))
+	for round := 1; round <= 3; round++ {
+		l.Step(fmt.Sprintf("restart %d", round))
+		if took := server.Restart(); took > 5*time.Second {
+			t.Errorf("stopping took %v, want a few seconds at most", took)
+		}
+		served(t, l, server, clients)
+	}
+	l.Step("news reach them, so they are served and do not only look like it")
+	server.Do("headscale nodes rename cellar -i " + nodeNamed(t, server, "kitchen").ID)
+	clients[0].Peers("cellar")
+}
+
+// served waits until every client is online for the server, and on the polls of this very server.
+func served(t *testing.T, l *lab.Lab, server *lab.Server, clients []*lab.Client) {
+	t.Helper()
+	l.Await("all clients to be served again", func() error {
+		for _, n := range nodes(t, server) {
+			if !n.Online {
+				return fmt.Errorf("%s is not online", n.Name)
+			}
+		}
+		return nil
+	})
+	for _, c := range clients {
+		c.AwaitState("Running")
+		c.AwaitStatus("contact with control", func(st *ipnstate.Status) error {
+			if len(st.Health) > 0 {
+				return fmt.Errorf("health: %q", st.Health)
+			}
+			return nil
+		})
+	}
+}
+
+// TestPowerCut kills the server with SIGKILL: everybody is served again and nobody logs in anew.
+func TestPowerCut(t *testing.T) {
+	l, server := stage(t)
+	clients := join(t, server, l.Public("desk", "203.0.113.21"), l.Public("couch", "203.0.113.22"))
+	desk, couch := clients[0], clients[1]
+	keys := []string{nodeNamed(t, server, "desk").NodeKey, nodeNamed(t, server, "couch").NodeKey}
+
+	server.PowerCut()
+	served(t, l, server, clients)
+	for i, name := range []string{"desk", "couch"} {
+		if got := nodeNamed(t, server, name).NodeKey; got != keys[i] {
+			t.Errorf("node key of %s after the power cut: got %s, want %s as before", name, got, keys[i])
+		}
+	}
+	desk.Eventually("ping -c 1 -W 2 "+couch.IP(), "1 received")
+
+	l.Step("and what was just answered is not lost")
+	late := l.Public("late", "203.0.113.23").Tailscale(lab.Newest).Up(login, "--auth-key="+server.Key("-u amelia -e 1h"))
+	server.PowerCut()
+	served(t, l, server, append(clients, late))
+	desk.Peers("couch", "late")
+
+	l.Step("talk goes on without any server")
+	server.Proc().Kill()
+	desk.Eventually("ping -c 1 -W 2 "+couch.IP(), "1 received")
+}
+
+// TestReload sends SIGHUP: what can change at run time changes, no client is dropped; and SIGTERM ends it all.
+func TestReload(t *testing.T) {
+	l, server := stage(t, "policy:\n  path: /etc/headscale/policy.hujson")
+	clients := join(t, server, l.Public("desk", "203.0.113.21"), l.Public("couch", "203.0.113.22"))
+	desk, couch := clients[0], clients[1]
+	couch.Web("80", "8080")
+	desk.Eventually("curl -s -m 5 http://"+couch.IP()+":8080", "couch sees")
+
+	l.Step("a policy file appears")
+	server.Write("/etc/headscale/policy.hujson", `{"acls": [{"action": "accept", "src": ["amelia@"], "dst": ["amelia@:80"]}]}`)
+	server.Proc().Signal(syscall.SIGHUP)
+	l.Await("port 8080 to be closed", func() error {
+		if out, err := desk.Quietly("curl -s -m 1 http://" + couch.IP() + ":8080"); err == nil {
+			return fmt.Errorf("it answers %q", out)
+		}
+		return nil
+	})
+	desk.Eventually("curl -s -m 5 http://"+couch.IP(), "couch sees")
+
+	l.Step("a broken one leaves the good one in force, and says so")
+	server.Write("/etc/headscale/policy.hujson", `{"acls": [{"action": "allow"`)
+	server.Proc().Signal(syscall.SIGHUP)
+	server.Proc().Await(`(?i)policy[^\n]*(refus|invalid|keep|kept|stay|unchanged|error)`)
+	desk.Eventually("curl -s -m 5 http://"+couch.IP(), "couch sees")
+	desk.Refused("curl -s -m 1 http://" + couch.IP() + ":8080")
+
+	l.Step("SIGTERM ends the server within seconds, clients connected as they are")
+	if took := server.Proc().Stop(); took > 5*time.Second {
+		t.Errorf("ending took %v, want a few seconds at most", took)
+	}
+	if code := server.Proc().Ended(); code != 0 {
+		t.Errorf("exit code after SIGTERM: got %d, want 0", code)
+	}
+}
