@@ -43,7 +43,7 @@ func (m *Mapper) wholeHead(v *state.View, viewer Viewer, n *tailnet.Node, at tim
 	h := &head{
 		MapResponse: tailcfg.MapResponse{
 			Node:        self(v, viewer, n),
-			DERPMap:     v.DERPMap,
+			DERPMap:     derpMap(v, viewer),
 			DNSConfig:   dnsFor(v, n),
 			Domain:      domainName(v),
 			SSHPolicy:   v.Policy.SSH(n.ID),
@@ -104,7 +104,7 @@ func (m *Mapper) headDiff(from, to *state.View, viewer Viewer, was, is *tailnet.
 		h.Node, changed = self(to, viewer, is), true
 	}
 	if from.DERPMap != to.DERPMap && !reflect.DeepEqual(from.DERPMap, to.DERPMap) {
-		h.DERPMap, changed = to.DERPMap, true
+		h.DERPMap, changed = derpMap(to, viewer), true
 	}
 	if from.DNS != to.DNS {
 		h.DNSConfig, changed = dnsFor(to, is), true

@@ -26,8 +26,9 @@ type Viewer struct {
 
 // Capability versions at which clients began to read a field (tailcfg.CapabilityVersion).
 const (
-	capNodeCapMap    = 74 // Node.CapMap; before it Node.Capabilities
-	capPacketFilters = 81 // MapResponse.PacketFilters; before it PacketFilter
+	capNodeCapMap    = 74  // Node.CapMap; before it Node.Capabilities
+	capPacketFilters = 81  // MapResponse.PacketFilters; before it PacketFilter
+	capCertPins      = 116 // DERPNode.CertName as a hash (v1.84); before it a host name
 )
 
 // common is what a node and its peers are told alike.
@@ -192,4 +193,12 @@ func unknown(k key.NodePublic, at time.Time) *tailcfg.Node {
 		Expired:   true,
 		Addresses: []netip.Prefix{},
 	}
+}
+
+// derpMap is the DERP map that this client can use.
+func derpMap(v *state.View, viewer Viewer) *tailcfg.DERPMap {
+	if viewer.Cap < capCertPins {
+		return v.Pinless
+	}
+	return v.DERPMap
 }

@@ -63,7 +63,7 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		return 0, err
 	}
 	s.mu.RLock()
-	settings, derpMap := s.settings, s.derpMap
+	settings, derpMap, pinless := s.settings, s.derpMap, s.pinless
 	s.mu.RUnlock()
 	published := false
 	now := s.now()
@@ -83,7 +83,7 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		if next == nil {
 			continue
 		}
-		next.Settings, next.DERPMap = settings, derpMap
+		next.Settings, next.DERPMap, next.Pinless = settings, derpMap, pinless
 		s.dress(ctx, next, prev)
 		s.locate(id, prev, next)
 		feed.publish(next)

@@ -45,6 +45,7 @@ type State struct {
 	nodes    map[key.NodePublic]located
 	settings *Settings
 	derpMap  *tailcfg.DERPMap
+	pinless  *tailcfg.DERPMap
 	problems map[tailnet.ID]string
 
 	// What only the follower touches.
@@ -67,7 +68,7 @@ func New(ctx context.Context, cfg Config) (*State, error) {
 		wake:     make(chan struct{}, 1),
 		feeds:    map[tailnet.ID]*Feed{},
 		nodes:    map[key.NodePublic]located{},
-		settings: cfg.Settings, derpMap: cfg.DERPMap,
+		settings: cfg.Settings, derpMap: cfg.DERPMap, pinless: withoutPins(cfg.DERPMap),
 		problems: map[tailnet.ID]string{},
 	}
 	if s.now == nil {
@@ -183,7 +184,7 @@ func (s *State) SetSettings(settings *Settings) {
 // SetDERPMap replaces the DERP map.
 func (s *State) SetDERPMap(m *tailcfg.DERPMap) {
 	s.mu.Lock()
-	s.derpMap = m
+	s.derpMap, s.pinless = m, withoutPins(m)
 	s.mu.Unlock()
 	s.Wake()
 }

@@ -26,6 +26,7 @@ type View struct {
 
 	Policy   *policy.Compiled
 	DERPMap  *tailcfg.DERPMap
+	Pinless  *tailcfg.DERPMap // DERPMap for clients that know no pins; see withoutPins
 	Settings *Settings
 	Domain   string // MagicDNS domain of this tailnet, without dots at the ends
 	DNS      *tailcfg.DNSConfig
