@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -12,27 +11,25 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// codeOf is what each fact is called on the wire. Those marked plain say nothing that their sentence does not, so
-// they are taken off its beginning.
+// codeOf is what each fact is called on the wire.
 var codeOf = []struct {
 	fault error
 	code  codes.Code
-	plain bool
 }{
-	{tailnet.ErrNotFound, codes.NotFound, false},
-	{tailnet.ErrExists, codes.AlreadyExists, false},
-	{tailnet.ErrInvalid, codes.InvalidArgument, true},
-	{tailnet.ErrConflict, codes.FailedPrecondition, true},
-	{tailnet.ErrKeyRefused, codes.PermissionDenied, false},
-	{tailnet.ErrTagRefused, codes.PermissionDenied, false},
-	{tailnet.ErrNodeKeyTaken, codes.AlreadyExists, false},
-	{tailnet.ErrExhausted, codes.ResourceExhausted, false},
-	{tailnet.ErrTooMany, codes.ResourceExhausted, false},
-	{tailnet.ErrReadOnly, codes.Unavailable, false},
-	{tailnet.ErrTooNew, codes.Internal, false},
-	{tailnet.ErrStale, codes.Aborted, false},
-	{context.Canceled, codes.Canceled, false},
-	{context.DeadlineExceeded, codes.DeadlineExceeded, false},
+	{tailnet.ErrNotFound, codes.NotFound},
+	{tailnet.ErrExists, codes.AlreadyExists},
+	{tailnet.ErrInvalid, codes.InvalidArgument},
+	{tailnet.ErrConflict, codes.FailedPrecondition},
+	{tailnet.ErrKeyRefused, codes.PermissionDenied},
+	{tailnet.ErrTagRefused, codes.PermissionDenied},
+	{tailnet.ErrNodeKeyTaken, codes.AlreadyExists},
+	{tailnet.ErrExhausted, codes.ResourceExhausted},
+	{tailnet.ErrTooMany, codes.ResourceExhausted},
+	{tailnet.ErrReadOnly, codes.Unavailable},
+	{tailnet.ErrTooNew, codes.Internal},
+	{tailnet.ErrStale, codes.Aborted},
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }
 
 // toStatus is the error as callers get it.
@@ -42,11 +39,7 @@ func toStatus(err error) error {
 	}
 	for _, row := range codeOf {
 		if errors.Is(err, row.fault) {
-			text := err.Error()
-			if row.plain {
-				text = strings.Replace(text, row.fault.Error()+": ", "", 1)
-			}
-			return status.Error(row.code, text)
+			return status.Error(row.code, tailnet.Sentence(err))
 		}
 	}
 	return status.Error(codes.Internal, err.Error())

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keelscale/keelscale/hscontrol/config"
+)
+
+// load reads the configuration as the server does, and shows its warnings.
+func (c *cli) load() (*config.Config, error) {
+	cfg, warnings, err := config.Load(config.Search(c.configFile, c.env), c.env)
+	for _, w := range warnings {
+		c.warn("%s", w)
+	}
+	return cfg, err
+}
+
+func (c *cli) configTestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "configtest",
+		Short: "say whether the server could start with its configuration; nothing is said when it could",
+		Args:  exactly(0, ""),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := c.load()
+			return err
+		},
+	}
+}
+
+func (c *cli) dumpConfigCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "dumpConfig",
+		Short:  "show the configuration as the server understands it, without secrets",
+		Hidden: true,
+		Args:   exactly(0, ""),
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := c.load()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(c.out, cfg)
+			return err
+		},
+	}
+}
