@@ -69,6 +69,21 @@ func TestLiveKeys(t *testing.T) {
 	}
 }
 
+// A reload takes what can be taken and leaves what is running alone.
+func TestWithLive(t *testing.T) {
+	was, next := config.Default("/d"), config.Default("/d")
+	next.ListenAddr, next.Log.Level, next.DNS.BaseDomain = ":1", "debug", "new.example"
+	got := config.WithLive(was, next)
+	want := config.Default("/d")
+	want.Log.Level, want.DNS.BaseDomain = "debug", "new.example"
+	if diff := cmp.Diff(want, got, comparePrefixes); diff != "" {
+		t.Errorf("got (+) another configuration than wanted (-):\n%s", diff)
+	}
+	if diff := cmp.Diff(config.Default("/d"), was, comparePrefixes); diff != "" {
+		t.Errorf("the running configuration itself was changed (+):\n%s", diff)
+	}
+}
+
 // everythingSet differs from the zero Config in every key.
 func everythingSet() *config.Config {
 	c := &config.Config{}

@@ -207,6 +207,8 @@ type hinted struct{ text string }
 
 func (h hinted) Error() string { return h.text }
 
+var errNegative = hinted{"a duration cannot be negative"}
+
 func hint(err error) string {
 	if h := (hinted{}); errors.As(err, &h) {
 		return "; " + h.text
@@ -287,7 +289,9 @@ func parseDuration(text string, unit time.Duration) (time.Duration, error) {
 		switch {
 		case unit == 0:
 			return 0, hinted{"say the unit, " + text + "h or " + text + "s"}
-		case n < 0 || n > math.MaxInt64/int64(unit):
+		case n < 0:
+			return 0, errNegative
+		case n > math.MaxInt64/int64(unit):
 			return 0, hinted{"that is too much"}
 		}
 		return time.Duration(n) * unit, nil
@@ -297,7 +301,7 @@ func parseDuration(text string, unit time.Duration) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(text)
 	if err == nil && d < 0 {
-		return 0, hinted{"a duration cannot be negative"}
+		return 0, errNegative
 	}
 	return d, err
 }

@@ -28,6 +28,18 @@ func TestProblems(t *testing.T) {
 		{"no keys", "- a\n", []string{`FILE:1:1: expected keys and values, as in server_url: https://head.example.com`}},
 		{"bad alias", head + "log: *x\n", []string{`FILE:2:6: *x refers to nothing: there is no &x above it`}},
 
+		{"merge of a text", head + "log:\n  <<: debug\n", []string{`FILE:3:7: << merges sections only`}},
+		{"key that is a list", head + "? [a]\n: b\n", []string{`FILE:3:1: not YAML: found an invalid key for this map`}},
+		{"deep", head + "log: " + strings.Repeat("[", 70) + strings.Repeat("]", 70) + "\n", []string{
+			`FILE:2:70: too many values, or too deep: more than 20000 values or 64 levels`}},
+		{"durations", head + "node: {expiry: -1h}\ndatabase: {postgres: {conn_max_idle_time_secs: -1}}\ncli: {timeout: 0}\n", []string{
+			`FILE:2:16: node.expiry: expected a duration like 30m, 24h, 90d or 1y; a duration cannot be negative, got "-1h"`,
+			`FILE:3:48: database.postgres.conn_max_idle_time_secs: expected a duration like 30m, 24h, 90d or 1y; a duration cannot be negative, got "-1"`,
+			`FILE:4:7: cli.timeout: must be longer than nothing; 5s is usual`}},
+		{"long value", head + "log: {level: [x], format: " + strings.Repeat("x", 80) + "}\ntaildrop: {enabled: " + strings.Repeat("é", 80) + "}\n", []string{
+			`FILE:2:14: log.level: expected one text, got a list`,
+			`FILE:2:19: log.format: expected text or json, got "` + strings.Repeat("x", 80) + `"`,
+			`FILE:3:21: taildrop.enabled: expected true or false, got "` + strings.Repeat("é", 60) + `…"`}},
 		{"typing error", head + "dns:\n  base_domian: a.example\n", []string{`FILE:3:3: unknown key "dns.base_domian"; did you mean "dns.base_domain"?`}},
 		{"capitals", "Server_URL: https://head.example.com\n" + head, []string{`FILE:1:1: unknown key "Server_URL"; did you mean "server_url"?`}},
 		{"section misspelt", head + "databse:\n  type: sqlite\n", []string{`FILE:2:1: unknown key "databse"; did you mean "database"?`}},
