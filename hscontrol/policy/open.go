@@ -98,7 +98,7 @@ func wildcardTexts(extra, subnets []netip.Prefix) []string {
 	for _, p := range slices.Concat(extra, subnets) {
 		texts = append(texts, prefixText(p))
 	}
-	slices.Sort(texts)
+	slices.SortFunc(texts, compareTexts)
 	return slices.Compact(texts)
 }
 

@@ -161,12 +161,14 @@ type dest struct {
 }
 
 // internet is what autogroup:internet stands for: the public addresses.
+var internetTexts = []string{
+	"0.0.0.0-9.255.255.255", "11.0.0.0-100.63.255.255", "100.128.0.0-169.253.255.255", "169.255.0.0-172.15.255.255",
+	"172.32.0.0-192.167.255.255", "192.169.0.0-255.255.255.255", "2000::-3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+}
+
 var internet = func() []netipx.IPRange {
 	var ranges []netipx.IPRange
-	for _, t := range []string{
-		"0.0.0.0-9.255.255.255", "11.0.0.0-100.63.255.255", "100.128.0.0-169.253.255.255", "169.255.0.0-172.15.255.255",
-		"172.32.0.0-192.167.255.255", "192.169.0.0-255.255.255.255", "2000::-3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-	} {
+	for _, t := range internetTexts {
 		ranges = append(ranges, netipx.MustParseIPRange(t))
 	}
 	return ranges
@@ -186,15 +188,15 @@ func (c *compiler) dest(s selector) *dest {
 	case s.kind == byAll:
 		d.texts, d.to = []string{"*"}, c.x.all
 	case s.kind == byInternet:
-		d.ranges, d.to = internet, c.x.exits
+		d.ranges, d.texts, d.to = internet, internetTexts, c.x.exits
 	case s.isIdentity():
 		d.owned = c.nodesOf(s)
 		d.to = c.x.withCovering(d.owned)
 	default:
 		d.ranges, d.to = s.ranges, c.touched(s)
-	}
-	for _, r := range d.ranges {
-		d.texts = append(d.texts, rangeText(r))
+		for _, r := range d.ranges {
+			d.texts = append(d.texts, rangeText(r))
+		}
 	}
 	c.dests[key] = d
 	return d
