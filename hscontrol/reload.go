@@ -37,10 +37,6 @@ func (s *Server) reload(ctx context.Context) (done api.Reloaded, err error) {
 	for _, w := range warnings {
 		s.log.Warn(w.String())
 	}
-	settings, err := settingsOf(next)
-	if err != nil {
-		return done, fmt.Errorf("%w; nothing was changed", err)
-	}
 	was := s.config()
 	done.Applied, done.NeedsRestart = config.Changes(was, next)
 	for _, k := range done.NeedsRestart {
@@ -48,8 +44,12 @@ func (s *Server) reload(ctx context.Context) (done api.Reloaded, err error) {
 	}
 	// What waits for a restart keeps its old value, so that the running server and its configuration agree.
 	merged := config.WithLive(was, next)
-	if settings, err = settingsOf(merged); err != nil {
-		return done, err
+	if _, err := merged.Validate(); err != nil {
+		return done, fmt.Errorf("the new settings do not fit those that wait for a restart: %w; nothing was changed", err)
+	}
+	settings, err := settingsOf(merged)
+	if err != nil {
+		return done, fmt.Errorf("%w; nothing was changed", err)
 	}
 	s.mu.Lock()
 	s.cfg = merged

@@ -1,0 +1,166 @@
+// Package hstest is the test kit: a whole server on loopback, and nodes that speak with it through the client's own
+// Noise code.
+package hstest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keelscale/keelscale/hscontrol"
+	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/store"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// Server is a running server with a database of its own.
+type Server struct {
+	URL    string
+	Config *config.Config
+
+	t      testing.TB
+	server *hscontrol.Server
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+// Start runs a server until the test ends, with the configuration of a server that has none, after edit.
+func Start(t testing.TB, edit ...func(*config.Config)) *Server {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hstest") // short: a unix socket's path has 108 bytes
+	if err != nil {
+		t.Fatalf("making the data directory: %v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cfg := config.Default(dir)
+	cfg.DataDir = dir
+	cfg.ListenAddr = freePort(t)
+	cfg.ServerURL = "http://" + cfg.ListenAddr
+	cfg.MetricsListenAddr, cfg.GRPCListenAddr = "", ""
+	cfg.UnixSocket = filepath.Join(dir, "hs.sock")
+	cfg.DERP.Server.Enabled = false
+	cfg.Noise.AlsoOn443 = false
+	for _, e := range edit {
+		e(cfg)
+	}
+	s := &Server{URL: cfg.ServerURL, Config: cfg, t: t}
+	s.Begin()
+	t.Cleanup(s.End)
+	return s
+}
+
+// freePort is an address on loopback that nobody listens at.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("finding a free port: %v", err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Begin starts the server, again after End.
+func (s *Server) Begin() {
+	s.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	log := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	server, err := hscontrol.Open(ctx, hscontrol.Options{Config: s.Config, Version: "v0.0.0-test", Log: log})
+	if err != nil {
+		stop()
+		s.t.Fatalf("opening the server: %v", err)
+	}
+	s.server, s.stop, s.ended = server, stop, make(chan error, 1)
+	go func() { s.ended <- server.Run(ctx) }()
+}
+
+// End stops the server and waits for it. It may be called twice.
+func (s *Server) End() {
+	s.t.Helper()
+	if s.stop == nil {
+		return
+	}
+	s.stop()
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			s.t.Errorf("the server ended: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		s.t.Fatal("the server does not end")
+	}
+	s.stop = nil
+}
+
+// Store is the server's store, for what a test sets up or looks at behind the door.
+func (s *Server) Store() *store.Store { return s.server.Store() }
+
+// Reload does what SIGHUP does.
+func (s *Server) Reload(ctx context.Context) error {
+	_, err := s.server.Reload(ctx)
+	return err
+}
+
+// Tailnet is the tailnet of that name; empty for the default one.
+func (s *Server) Tailnet(name string) *tailnet.Tailnet {
+	s.t.Helper()
+	t, err := s.Store().FindTailnet(context.Background(), name)
+	if err != nil {
+		s.t.Fatalf("finding tailnet %q: %v", name, err)
+	}
+	return t
+}
+
+// User makes a user in the default tailnet.
+func (s *Server) User(name string) *tailnet.User {
+	s.t.Helper()
+	u, err := s.Store().CreateUser(context.Background(), tailnet.User{TailnetID: s.Tailnet("").ID, Name: name})
+	if err != nil {
+		s.t.Fatalf("creating user %q: %v", name, err)
+	}
+	return u
+}
+
+// Key makes a reusable pre-auth key of a user, after edit, and gives its text.
+func (s *Server) Key(u *tailnet.User, edit ...func(*tailnet.PreAuthKey)) string {
+	s.t.Helper()
+	k := tailnet.PreAuthKey{Reusable: true}
+	if u != nil {
+		k.TailnetID, k.UserID = u.TailnetID, u.ID
+	} else {
+		k.TailnetID = s.Tailnet("").ID
+	}
+	for _, e := range edit {
+		e(&k)
+	}
+	_, secret, err := s.Store().CreatePreAuthKey(context.Background(), k)
+	if err != nil {
+		s.t.Fatalf("creating a pre-auth key: %v", err)
+	}
+	return secret.Reveal()
+}
+
+// SetPolicy makes text the policy of the default tailnet.
+func (s *Server) SetPolicy(text string) {
+	s.t.Helper()
+	if _, err := s.Store().PutPolicy(context.Background(), s.Tailnet("").ID, text, "test"); err != nil {
+		s.t.Fatalf("setting the policy: %v", err)
+	}
+}
+
+// testWriter sends log lines to the test they belong to.
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	if os.Getenv("HSTEST_LOG") == "" {
+		return io.Discard.Write(p)
+	}
+	fmt.Fprintf(os.Stderr, "%s: %s", w.t.Name(), p)
+	return len(p), nil
+}

@@ -1,0 +1,309 @@
+package mapper_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/dnstype"
+	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/hscontrol/hstest"
+	"github.com/keelscale/keelscale/hscontrol/mapper"
+	"github.com/keelscale/keelscale/hscontrol/policy"
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// policies are what the law is tried with; the empty one stands for none.
+var policies = []string{
+	"",
+	`{"acls": []}`,
+	`{"tagOwners": {"tag:a": ["u1"], "tag:b": ["u1"]}, "acls": [{"action": "accept", "src": ["tag:a"], "dst": ["tag:b:*"]}, {"action": "accept", "src": ["u1@"], "dst": ["192.168.0.0/16:22"]}]}`,
+	`{"tagOwners": {"tag:a": ["u1@"], "tag:b": ["u1@"]}, "acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*", "tag:b:80"]}], "nodeAttrs": [{"target": ["tag:a"], "attr": ["funny"]}]}`,
+}
+
+// world makes views at random, each from the one before it.
+type world struct {
+	t    testing.TB
+	rand *rand.Rand
+	ids  uint64
+	now  time.Time
+	view *state.View
+}
+
+func newWorld(t testing.TB, seed uint64) *world {
+	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	settings := &state.Settings{BaseDomain: "example.net", MagicDNS: true, Taildrop: true}
+	w.view = &state.View{
+		Snapshot: &tailnet.Snapshot{
+			Tailnet: &tailnet.Tailnet{ID: 1, Name: "default"}, Rev: 1,
+			Users: map[tailnet.UserID]*tailnet.User{
+				1: {ID: 1, TailnetID: 1, Name: "u1"}, 2: {ID: 2, TailnetID: 1, Name: "u2"}, 3: {ID: 3, TailnetID: 1, Name: "u3", Role: "admin"},
+			},
+			Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd7a:115c:a1e0::/48")},
+		},
+		Seq: 1, Settings: settings, Domain: "example.net",
+		DERPMap: &tailcfg.DERPMap{}, Pinless: &tailcfg.DERPMap{}, DNS: &tailcfg.DNSConfig{Proxied: true},
+	}
+	w.compile("")
+	for range 6 {
+		w.step()
+	}
+	return w
+}
+
+func (w *world) compile(text string) {
+	var p *policy.Policy
+	var err error
+	if text != "" {
+		if p, err = policy.Parse(text); err != nil {
+			w.t.Fatalf("parsing %s: %v", text, err)
+		}
+	}
+	if w.view.Policy, err = policy.Compile(p, w.view.Snapshot); err != nil {
+		w.t.Fatalf("compiling %s: %v", text, err)
+	}
+	w.view.Snapshot.Policy = &tailnet.PolicyVersion{Text: text}
+}
+
+// step publishes a next view in which a few things changed.
+func (w *world) step() *state.View {
+	was := w.view
+	next := *was
+	w.view = &next
+	next.Seq++
+	var d tailnet.Delta
+	d.Rev = was.Rev + 1
+	touched := map[tailnet.NodeID]bool{}
+	for range 1 + w.rand.IntN(4) {
+		switch nodes := was.Nodes; {
+		case len(nodes) < 3 || w.rand.IntN(4) == 0:
+			d.Nodes = append(d.Nodes, w.newNode())
+		case w.rand.IntN(6) == 0:
+			n := nodes[w.rand.IntN(len(nodes))]
+			if !touched[n.ID] {
+				d.NodesGone = append(d.NodesGone, n.ID)
+			}
+			touched[n.ID] = true
+		default:
+			n := *nodes[w.rand.IntN(len(nodes))]
+			if touched[n.ID] {
+				continue
+			}
+			touched[n.ID] = true
+			w.change(&n)
+			d.Nodes = append(d.Nodes, &n)
+		}
+	}
+	if w.rand.IntN(8) == 0 {
+		u := *was.Users[tailnet.UserID(1+w.rand.IntN(3))]
+		u.DisplayName = fmt.Sprintf("name %d", w.rand.IntN(100))
+		d.Users = append(d.Users, &u)
+	}
+	if w.rand.IntN(8) == 0 {
+		next.DERPMap = &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{1 + w.rand.IntN(3): {RegionID: 1, RegionCode: "x"}}}
+		next.Pinless = next.DERPMap
+	}
+	if w.rand.IntN(8) == 0 {
+		next.DNS = &tailcfg.DNSConfig{Proxied: true, Domains: []string{fmt.Sprintf("d%d.example", w.rand.IntN(9))}, Routes: map[string][]*dnstype.Resolver{"x": {}}}
+	}
+	next.Snapshot = was.Snapshot.Next(d)
+	switch text := next.Snapshot.Policy.Text; {
+	case w.rand.IntN(6) == 0:
+		w.compile(policies[w.rand.IntN(len(policies))])
+	case !tailnet.SameIdentities(was.Snapshot, next.Snapshot):
+		w.compile(text)
+	}
+	return w.view
+}
+
+func (w *world) newNode() *tailnet.Node {
+	w.ids++
+	n := &tailnet.Node{
+		ID: tailnet.NodeID(w.ids), TailnetID: 1, MachineKey: key.NewMachine().Public(), NodeKey: key.NewNode().Public(), DiscoKey: key.NewDisco().Public(),
+		Hostname: fmt.Sprintf("host%d", w.ids), GivenName: fmt.Sprintf("host%d", w.ids), UserID: tailnet.UserID(1 + w.rand.IntN(3)),
+		IPv4:     netip.AddrFrom4([4]byte{100, 64, byte(w.ids >> 8), byte(w.ids)}),
+		IPv6:     netip.MustParseAddr(fmt.Sprintf("fd7a:115c:a1e0::%x", w.ids)),
+		Hostinfo: &tailcfg.Hostinfo{OS: "linux", Hostname: fmt.Sprintf("host%d", w.ids)}, CapVersion: 142, CreatedAt: w.now,
+	}
+	w.change(n)
+	return n
+}
+
+// change does one thing that may happen to a node.
+func (w *world) change(n *tailnet.Node) {
+	switch w.rand.IntN(11) {
+	case 0:
+		n.Endpoints = nil
+	case 1, 2:
+		n.Endpoints = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(w.rand.IntN(250))}), 41641)}
+	case 3:
+		n.Online = !n.Online
+		if !n.Online {
+			seen := w.now.Add(time.Duration(w.rand.IntN(1e6)) * time.Second)
+			n.LastSeen = &seen
+		}
+	case 4:
+		n.HomeDERP = w.rand.IntN(4)
+	case 5:
+		n.NodeKey, n.DiscoKey = key.NewNode().Public(), key.NewDisco().Public()
+	case 6:
+		if n.Tags = nil; w.rand.IntN(2) == 0 {
+			n.Tags, n.UserID = []string{[]string{"tag:a", "tag:b"}[w.rand.IntN(2)]}, 0
+		} else {
+			n.UserID = tailnet.UserID(1 + w.rand.IntN(3))
+		}
+	case 7:
+		routes := []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}
+		if w.rand.IntN(2) == 0 {
+			routes = tailnet.ExitRoutes()
+		}
+		h := *n.Hostinfo
+		h.RoutableIPs = routes
+		n.Hostinfo, n.ApprovedRoutes, n.PrimaryRoutes = &h, routes, nil
+		if !tailnet.IsExitRoute(routes[0]) {
+			n.PrimaryRoutes = routes
+		}
+	case 8:
+		n.ApprovedRoutes, n.PrimaryRoutes = nil, nil
+	case 9:
+		at := w.now.Add(time.Duration(w.rand.IntN(100)) * time.Hour)
+		n.Expiry, n.Lapsed = &at, w.rand.IntN(3) == 0
+	case 10:
+		h := *n.Hostinfo
+		h.NetInfo = &tailcfg.NetInfo{PreferredDERP: w.rand.IntN(5)} // seen by nobody
+		n.Hostinfo = &h
+	}
+}
+
+// decode reads a frame as a client does.
+func decode(t testing.TB, text []byte) *tailcfg.MapResponse {
+	t.Helper()
+	r := new(tailcfg.MapResponse)
+	if err := json.Unmarshal(text, r); err != nil {
+		t.Fatalf("a message is not JSON: %v\n%s", err, text)
+	}
+	return r
+}
+
+// The law: what a node was sent, changed by the differences, is what it would be sent in whole.
+func TestDifferencesLeadToTheWholeMap(t *testing.T) {
+	for seed := range uint64(60) {
+		checkLaw(t, seed, 12)
+	}
+}
+
+func FuzzLaw(f *testing.F) {
+	f.Add(uint64(1), uint8(3))
+	f.Add(uint64(2), uint8(30))
+	f.Fuzz(func(t *testing.T, seed uint64, steps uint8) { checkLaw(t, seed, int(steps%40)) })
+}
+
+func checkLaw(t testing.TB, seed uint64, steps int) {
+	t.Helper()
+	w := newWorld(t, seed)
+	m := &mapper.Mapper{}
+	at := w.now
+	type client struct {
+		sent *state.View
+		has  *hstest.Netmap
+	}
+	clients := map[tailnet.NodeID]*client{}
+	for step := range steps {
+		v := w.step()
+		for _, n := range v.Nodes {
+			viewer := mapper.Viewer{ID: n.ID, Cap: 142}
+			c := clients[n.ID]
+			if c == nil {
+				c = &client{sent: v, has: hstest.NewNetmap()}
+				clients[n.ID] = c
+				apply(t, seed, step, c.has, m.Full(v, viewer, at).JSON())
+				continue
+			}
+			if w.rand.IntN(3) == 0 {
+				continue // slow: it skips this view
+			}
+			frame, gone := m.DiffFrame(c.sent, v, viewer, false, at)
+			if gone {
+				t.Fatalf("seed %d step %d: node %d is in the view, but gone", seed, step, n.ID)
+			}
+			if frame != nil {
+				apply(t, seed, step, c.has, frame[4:])
+			}
+			c.sent = v
+			want := hstest.NewNetmap()
+			apply(t, seed, step, want, m.Full(v, viewer, at).JSON())
+			if d := difference(c.has, want); d != "" {
+				t.Fatalf("seed %d step %d: node %d has another map than it would be sent in whole (-has +want):\n%s", seed, step, n.ID, d)
+			}
+		}
+		for id := range clients {
+			if v.Node(id) == nil {
+				if _, gone := m.DiffFrame(clients[id].sent, v, mapper.Viewer{ID: id, Cap: 142}, false, at); !gone {
+					t.Fatalf("seed %d step %d: deleted node %d is not gone", seed, step, id)
+				}
+				delete(clients, id)
+			}
+		}
+	}
+}
+
+func apply(t testing.TB, seed uint64, step int, to *hstest.Netmap, text []byte) {
+	t.Helper()
+	if err := to.Apply(decode(t, text)); err != nil {
+		t.Fatalf("seed %d step %d: a client stumbles: %v\n%s", seed, step, err, text)
+	}
+}
+
+// difference compares two maps; profiles that a client still remembers of peers that are gone do not count.
+func difference(has, want *hstest.Netmap) string {
+	for id := range has.Profiles {
+		if _, ok := want.Profiles[id]; !ok {
+			delete(has.Profiles, id)
+		}
+	}
+	a, _ := json.Marshal(has)
+	b, _ := json.Marshal(want)
+	if slices.Equal(a, b) {
+		return ""
+	}
+	var x, y any
+	json.Unmarshal(a, &x)
+	json.Unmarshal(b, &y)
+	return cmp.Diff(x, y)
+}
+
+func BenchmarkDiffFrame(b *testing.B) {
+	for _, n := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
+			w := newWorld(b, 7)
+			var d tailnet.Delta
+			for range n {
+				d.Nodes = append(d.Nodes, w.newNode())
+			}
+			w.view.Snapshot = w.view.Snapshot.Next(d)
+			w.compile("")
+			m := &mapper.Mapper{}
+			from := *w.view
+			for b.Loop() {
+				changed := *from.Nodes[0]
+				changed.Endpoints = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 41641)}
+				to := from
+				to.Seq++
+				to.Snapshot = from.Snapshot.Next(tailnet.Delta{Rev: from.Rev + 1, Nodes: []*tailnet.Node{&changed}})
+				for _, viewer := range to.Nodes {
+					m.DiffFrame(&from, &to, mapper.Viewer{ID: viewer.ID, Cap: 142}, true, w.now)
+				}
+				from.Seq++
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(from.Nodes)), "ns/viewer")
+		})
+	}
+}
