@@ -46,16 +46,36 @@ func BaseName(hostname string) string {
 	return "node"
 }
 
-// FreeName is base, or base-1, base-2 and so on: the first that is not taken, cut to fit into a label.
+// nearNames is how many names FreeName tries one after the other.
+const nearNames = 16
+
+// FreeName is base, or base-1, base-2 and so on, cut to fit into a label: the first that is not taken. Where a whole
+// herd has the name it is one that follows a taken one, found in few steps.
 func FreeName(base string, taken func(string) bool) string {
-	for i := 0; ; i++ {
-		name := base
-		if i > 0 {
-			suffix := "-" + strconv.Itoa(i)
-			name = strings.TrimRight(base[:min(len(base), 63-len(suffix))], "-") + suffix
-		}
-		if !taken(name) {
+	low := 0
+	for ; low < nearNames; low++ {
+		if name := numberedName(base, low); !taken(name) {
 			return name
 		}
 	}
+	high := 2 * low
+	for taken(numberedName(base, high)) {
+		low, high = high, 2*high
+	}
+	for high-low > 1 {
+		if middle := (low + high) / 2; taken(numberedName(base, middle)) {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return numberedName(base, high)
+}
+
+func numberedName(base string, i int) string {
+	if i == 0 {
+		return base
+	}
+	suffix := "-" + strconv.Itoa(i)
+	return strings.TrimRight(base[:min(len(base), 63-len(suffix))], "-") + suffix
 }

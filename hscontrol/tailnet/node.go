@@ -30,8 +30,8 @@ type Node struct {
 	NLKey      key.NLPublic      `gorm:"serializer:text"` // tailnet lock; opaque here
 
 	// UserID is the owner; zero (NULL in the table) for a tagged node, which nobody owns.
-	UserID UserID   `gorm:"index"`
-	Tags   []string `gorm:"serializer:json"` // sorted; "tag:" included
+	UserID UserID   `gorm:"serializer:ref;index"`
+	Tags   []string `gorm:"serializer:doc"` // sorted; "tag:" included
 
 	Hostname   string // as the client says
 	GivenName  string `gorm:"not null;uniqueIndex:node_name,priority:2"` // the DNS label, unique in the tailnet
@@ -41,19 +41,19 @@ type Node struct {
 	IPv6 netip.Addr `gorm:"column:ipv6;serializer:text;uniqueIndex:node_ipv6,priority:2"`
 
 	// Hostinfo is what the client last said of itself, NetInfo included. Never nil in a snapshot.
-	Hostinfo      *tailcfg.Hostinfo      `gorm:"serializer:json"`
-	Endpoints     []netip.AddrPort       `gorm:"serializer:json"`
-	EndpointTypes []tailcfg.EndpointType `gorm:"serializer:json"`
+	Hostinfo      *tailcfg.Hostinfo      `gorm:"serializer:doc"`
+	Endpoints     []netip.AddrPort       `gorm:"serializer:doc"`
+	EndpointTypes []tailcfg.EndpointType `gorm:"serializer:doc"`
 	HomeDERP      int                    // DERP region, 0 while unknown
 	CapVersion    tailcfg.CapabilityVersion
 
 	// ApprovedRoutes are those that an administrator or autoApprovers allowed, announced or not. PrimaryRoutes are the
 	// approved and announced subnet routes for which this node was elected: of the online nodes the one created first.
-	ApprovedRoutes []netip.Prefix `gorm:"serializer:json"`
-	PrimaryRoutes  []netip.Prefix `gorm:"serializer:json"`
+	ApprovedRoutes []netip.Prefix `gorm:"serializer:doc"`
+	PrimaryRoutes  []netip.Prefix `gorm:"serializer:doc"`
 
 	RegisterMethod RegisterMethod
-	AuthKeyID      KeyID // pre-auth key that let it in; zero for none
+	AuthKeyID      KeyID `gorm:"serializer:ref"` // pre-auth key that let it in; zero for none
 	Ephemeral      bool
 
 	Expiry   *time.Time // nil: the key never expires

@@ -19,12 +19,12 @@ type Registration struct {
 	NodeKey    key.NodePublic    `gorm:"serializer:text;not null;uniqueIndex"`
 	OldNodeKey key.NodePublic    `gorm:"serializer:text"`
 	NLKey      key.NLPublic      `gorm:"serializer:text"`
-	Hostinfo   *tailcfg.Hostinfo `gorm:"serializer:json"`
+	Hostinfo   *tailcfg.Hostinfo `gorm:"serializer:doc"`
 	CapVersion tailcfg.CapabilityVersion
 	Ephemeral  bool
 
 	// NodeID is set once it was approved; Rejected once it was refused.
-	NodeID   NodeID
+	NodeID   NodeID `gorm:"serializer:ref"`
 	Rejected bool
 
 	CreatedAt time.Time

@@ -74,14 +74,14 @@ func (s Secret) Matches(hash []byte) bool { return subtle.ConstantTimeCompare(s.
 type PreAuthKey struct {
 	ID          KeyID  `gorm:"primaryKey"`
 	TailnetID   ID     `gorm:"not null;index"`
-	UserID      UserID `gorm:"index"` // zero (NULL) for a key that has only tags
+	UserID      UserID `gorm:"serializer:ref;index"` // zero (NULL) for a key that has only tags
 	Prefix      string `gorm:"not null;uniqueIndex"`
 	Hash        []byte `gorm:"not null"`
 	Description string
 	Reusable    bool
 	Ephemeral   bool
 	Used        bool
-	Tags        []string   `gorm:"serializer:json"`
+	Tags        []string   `gorm:"serializer:doc"`
 	Expiration  *time.Time // nil: never
 	CreatedAt   time.Time
 }
@@ -100,7 +100,7 @@ func (k *PreAuthKey) Usable(at time.Time) error {
 // APIKey opens the API. Its tailnet is zero when it opens all of them.
 type APIKey struct {
 	ID         KeyID      `gorm:"primaryKey"`
-	TailnetID  ID         `gorm:"index"`
+	TailnetID  ID         `gorm:"serializer:ref;index"`
 	Prefix     string     `gorm:"not null;uniqueIndex"`
 	Hash       []byte     `gorm:"not null"`
 	Expiration *time.Time // nil: never

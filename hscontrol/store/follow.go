@@ -1,0 +1,305 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// pollEvery is how late a commit of another process is noticed at the latest, if its notification was lost.
+const pollEvery = time.Second
+
+// follower wakes those who wait for commits.
+type follower struct {
+	workers
+
+	moved struct {
+		sync.Mutex
+		ch chan struct{}
+	}
+}
+
+// Moved returns a channel that is closed at the next commit of this process, or of another one that uses the same
+// PostgreSQL database. Take the channel first, then read; take a new one after it was closed.
+func (s *Store) Moved() <-chan struct{} {
+	m := &s.follower.moved
+	m.Lock()
+	defer m.Unlock()
+	if m.ch == nil {
+		m.ch = make(chan struct{})
+	}
+	return m.ch
+}
+
+func (s *Store) wake() {
+	m := &s.follower.moved
+	m.Lock()
+	defer m.Unlock()
+	if m.ch != nil {
+		close(m.ch)
+		m.ch = nil
+	}
+}
+
+// startFollower starts to listen to the commits of other processes, if there may be any.
+func (s *Store) startFollower() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.follower.stop = cancel
+	if !s.engine.shared() {
+		return
+	}
+	s.follower.wg.Go(func() { s.listenLoop(ctx) })
+	s.follower.wg.Go(func() { s.pollLoop(ctx) })
+}
+
+func (s *Store) stopFollower() {
+	s.follower.stop()
+	s.follower.wg.Wait()
+}
+
+func (s *Store) listenLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := listen(ctx, s.cfg.Postgres, s.wake); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("not listening to the commits of other servers; reading the revisions each second instead", "err", err)
+		}
+		s.wake() // what came while nobody listened
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// pollLoop is the safety of listenLoop: it looks whether the revisions moved.
+func (s *Store) pollLoop(ctx context.Context) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	var last map[tailnet.ID]tailnet.Revision
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		revs, err := s.Revisions(ctx)
+		if err == nil && !maps.Equal(revs, last) {
+			last = revs
+			s.wake()
+		}
+	}
+}
+
+// Revisions says at which revision each tailnet is.
+func (s *Store) Revisions(ctx context.Context) (map[tailnet.ID]tailnet.Revision, error) {
+	rows, err := s.reads.QueryContext(ctx, "SELECT id, revision FROM tailnets")
+	if err != nil {
+		return nil, fmt.Errorf("reading revisions: %w", s.engine.explain(err))
+	}
+	defer rows.Close()
+	revs := map[tailnet.ID]tailnet.Revision{}
+	for rows.Next() {
+		var id, rev int64
+		if err := rows.Scan(&id, &rev); err != nil {
+			return nil, fmt.Errorf("reading revisions: %w", err)
+		}
+		revs[tailnet.ID(id)] = tailnet.Revision(rev)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading revisions: %w", s.engine.explain(err))
+	}
+	return revs, nil
+}
+
+// Since says what changed in a tailnet after the revision from. For zero, and for a revision that is older than the
+// log that is kept, the delta is Full; for a tailnet that is not there, Gone. The Tailnet in a delta has no Revision,
+// NextV4 and NextV6: those are the store's own notes and move without a change of the tailnet.
+func (s *Store) Since(ctx context.Context, id tailnet.ID, from tailnet.Revision) (tailnet.Delta, error) {
+	var d tailnet.Delta
+	err := s.view(ctx, func(v *view) (err error) {
+		d, err = v.since(id, from)
+		return err
+	})
+	if err != nil {
+		return tailnet.Delta{}, fmt.Errorf("reading what changed in tailnet %d: %w", id, err)
+	}
+	return d, nil
+}
+
+// view is a transaction in which all reads see the same moment.
+type view struct {
+	s    *Store
+	ctx  context.Context
+	conn *sql.Conn
+}
+
+func (s *Store) view(ctx context.Context, read func(*view) error) error {
+	conn, err := s.reads.Conn(ctx)
+	if err != nil {
+		return s.engine.explain(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, s.engine.beginRead()); err != nil {
+		abandon(conn)
+		return s.engine.explain(err)
+	}
+	defer abandon(conn)
+	return s.engine.explain(read(&view{s: s, ctx: ctx, conn: conn}))
+}
+
+func (v *view) query(query string, args ...any) (*sql.Rows, error) {
+	return v.conn.QueryContext(v.ctx, v.s.engine.rebind(query), args...)
+}
+
+func (v *view) look() *gorm.DB {
+	g := v.s.orm.Session(&gorm.Session{NewDB: true, Context: v.ctx})
+	g.Statement.ConnPool = v.conn
+	return g
+}
+
+func (v *view) since(id tailnet.ID, from tailnet.Revision) (tailnet.Delta, error) {
+	row, err := v.tailnet(id)
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return tailnet.Delta{Gone: true}, nil
+	}
+	if err != nil {
+		return tailnet.Delta{}, err
+	}
+	d := tailnet.Delta{Rev: row.Revision}
+	if from == d.Rev {
+		return d, nil
+	}
+	row.Revision, row.NextV4, row.NextV6 = 0, netip.Addr{}, netip.Addr{}
+	changed, whole, err := v.changes(id, from)
+	if err != nil {
+		return d, err
+	}
+	if from == 0 || from > d.Rev || !whole {
+		d.Full, d.Tailnet = true, row
+		return d, v.fill(&d, id)
+	}
+	if len(changed[kindTailnet]) > 0 {
+		d.Tailnet = row
+	}
+	return d, v.pick(&d, id, changed)
+}
+
+func (v *view) tailnet(id tailnet.ID) (*tailnet.Tailnet, error) {
+	var row tailnet.Tailnet
+	if err := v.look().Take(&row, id).Error; err != nil {
+		return nil, err
+	}
+	return &row, nil
+}
+
+// changes reads the log after a revision, as object IDs by kind. The log is whole if it still has the revision that
+// came next.
+func (v *view) changes(id tailnet.ID, from tailnet.Revision) (map[string][]uint64, bool, error) {
+	if from == 0 {
+		return nil, false, nil
+	}
+	rows, err := v.query("SELECT kind, object_id, MIN(revision) FROM changes WHERE tailnet_id = ? AND revision > ? GROUP BY kind, object_id",
+		int64(id), int64(from))
+	if err != nil {
+		return nil, false, err
+	}
+	defer rows.Close()
+	byKind := map[string][]uint64{}
+	whole := false
+	for rows.Next() {
+		var kind string
+		var object, revision int64
+		if err := rows.Scan(&kind, &object, &revision); err != nil {
+			return nil, false, err
+		}
+		byKind[kind] = append(byKind[kind], uint64(object))
+		whole = whole || tailnet.Revision(revision) == from+1
+	}
+	return byKind, whole, rows.Err()
+}
+
+// fill reads everything of a tailnet.
+func (v *view) fill(d *tailnet.Delta, id tailnet.ID) (err error) {
+	if d.Nodes, err = v.nodes("n.tailnet_id = ?", int64(id)); err != nil {
+		return err
+	}
+	if err = v.look().Where("tailnet_id = ?", id).Order("id").Find(&d.Users).Error; err != nil {
+		return fmt.Errorf("reading users: %w", err)
+	}
+	d.Policy, err = newestPolicy(v.look(), id)
+	return err
+}
+
+// idsPerQuery keeps the number of arguments below what both engines allow.
+const idsPerQuery = 500
+
+// pick reads those objects that changed. Those that are not there any more are told as gone.
+func (v *view) pick(d *tailnet.Delta, id tailnet.ID, changed map[string][]uint64) (err error) {
+	for ids := range slices.Chunk(changed[kindNode], idsPerQuery) {
+		nodes, err := v.nodes("n.id IN ("+marks(len(ids))+")", signed(ids)...)
+		if err != nil {
+			return err
+		}
+		d.Nodes = append(d.Nodes, nodes...)
+		d.NodesGone = append(d.NodesGone, missing(ids, nodes, func(n *tailnet.Node) tailnet.NodeID { return n.ID })...)
+	}
+	for ids := range slices.Chunk(changed[kindUser], idsPerQuery) {
+		var users []*tailnet.User
+		if err := v.look().Where("id IN ?", ids).Find(&users).Error; err != nil {
+			return fmt.Errorf("reading users: %w", err)
+		}
+		d.Users = append(d.Users, users...)
+		d.UsersGone = append(d.UsersGone, missing(ids, users, func(u *tailnet.User) tailnet.UserID { return u.ID })...)
+	}
+	if len(changed[kindPolicy]) > 0 {
+		d.Policy, err = newestPolicy(v.look(), id)
+	}
+	return err
+}
+
+func (v *view) nodes(where string, args ...any) ([]*tailnet.Node, error) {
+	rows, err := v.query(selectNodes+" WHERE "+where+" ORDER BY n.id", args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading nodes: %w", err)
+	}
+	return scanNodes(rows)
+}
+
+// missing are those of ids that found has not.
+func missing[ID ~uint64, T any](ids []uint64, found []T, idOf func(T) ID) []ID {
+	if len(found) == len(ids) {
+		return nil
+	}
+	there := make(map[ID]bool, len(found))
+	for _, f := range found {
+		there[idOf(f)] = true
+	}
+	var gone []ID
+	for _, id := range ids {
+		if !there[ID(id)] {
+			gone = append(gone, ID(id))
+		}
+	}
+	return gone
+}
+
+// marks is n question marks with commas between them.
+func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
+
+func signed[ID ~uint64](ids []ID) []any {
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = int64(id)
+	}
+	return args
+}

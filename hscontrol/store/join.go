@@ -1,0 +1,257 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// Join is what a client says of itself when it registers, and what auth has settled about it.
+type Join struct {
+	MachineKey key.MachinePublic
+	NodeKey    key.NodePublic
+	OldNodeKey key.NodePublic // the key that NodeKey replaces; zero for none
+	NLKey      key.NLPublic
+	Hostinfo   *tailcfg.Hostinfo // nil: not told
+	CapVersion tailcfg.CapabilityVersion
+	Ephemeral  bool
+
+	// Expiry is when the key of a user's node expires; nil: never. Tagged nodes do not expire.
+	Expiry *time.Time
+	Method tailnet.RegisterMethod // empty: by pre-auth key
+	Tags   []string               // requested tags; whether the owner may use them was checked before
+}
+
+// grant is what a join gives: the place in a tailnet and the identity.
+type grant struct {
+	tailnet tailnet.ID
+	user    tailnet.UserID // zero for a tagged node
+	tags    []string
+	asked   bool // the tags were asked for by the client, not given by the key
+	key     tailnet.KeyID
+}
+
+// JoinWithKey lets a node in by the secret of a pre-auth key, in one transaction with the use of the key. ErrKeyRefused
+// if the key opens nothing; ErrNodeKeyTaken if another machine has the node key; ErrExhausted if there is no address.
+func (s *Store) JoinWithKey(ctx context.Context, secret string, j Join) (*tailnet.Node, error) {
+	if err := j.check(); err != nil {
+		return nil, fmt.Errorf("joining: %w", err)
+	}
+	parsed, err := tailnet.ParseSecret(tailnet.AuthKeySecret, secret)
+	if err != nil {
+		return nil, fmt.Errorf("joining: %w: %w", tailnet.ErrKeyRefused, err)
+	}
+	if j.Method == "" {
+		j.Method = tailnet.RegisterByAuthKey
+	}
+	var n *tailnet.Node
+	err = s.write(ctx, func(t *tx) (err error) {
+		n, err = t.joinWithKey(parsed, j)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("joining: %w", err)
+	}
+	return n, nil
+}
+
+func (t *tx) joinWithKey(secret tailnet.Secret, j Join) (*tailnet.Node, error) {
+	k, err := findPreAuthKey(t.look(), secret.Prefix)
+	if errors.Is(err, tailnet.ErrNotFound) || err == nil && !secret.Matches(k.Hash) {
+		return nil, fmt.Errorf("%w: it is not known; ask for a new one", tailnet.ErrKeyRefused)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the key: %w", err)
+	}
+	g := grant{tailnet: k.TailnetID, user: k.UserID, tags: k.Tags, key: k.ID}
+	if len(g.tags) == 0 && len(j.Tags) > 0 {
+		g.tags, g.asked = j.Tags, true
+	}
+	if len(g.tags) > 0 {
+		g.user = 0
+	}
+	if _, err := t.tailnet(g.tailnet); err != nil {
+		return nil, err
+	}
+	m, err := t.machine(j)
+	if err != nil {
+		return nil, err
+	}
+	if refusal := k.Usable(t.now); refusal != nil {
+		if !m.mayReturn(g, t.now) {
+			return nil, refusal
+		}
+	} else if !k.Reusable {
+		if err := t.useKey(k); err != nil {
+			return nil, err
+		}
+	}
+	j.Ephemeral = j.Ephemeral || k.Ephemeral
+	return t.join(g, j, m)
+}
+
+// useKey takes the one use of a key. Of two that race, one finds it used.
+func (t *tx) useKey(k *tailnet.PreAuthKey) error {
+	won, err := t.exec("UPDATE pre_auth_keys SET used = ? WHERE id = ? AND NOT used", true, int64(k.ID))
+	if err == nil && won == 0 {
+		k.Used = true
+		err = k.Usable(t.now)
+	}
+	return err
+}
+
+// machine is what the tables hold of the machine that joins.
+type machine struct {
+	same  *tailnet.Node   // the node with this very node key
+	nodes []*tailnet.Node // all others of the machine
+	join  Join
+}
+
+func (t *tx) machine(j Join) (machine, error) {
+	m := machine{join: j}
+	nodes, err := t.nodesWhere("n.node_key = ? OR n.machine_key = ?", text(&j.NodeKey), text(&j.MachineKey))
+	if err != nil {
+		return m, err
+	}
+	for _, n := range nodes {
+		switch {
+		case n.NodeKey != j.NodeKey:
+			m.nodes = append(m.nodes, n)
+		case n.MachineKey != j.MachineKey:
+			return m, fmt.Errorf("%w: log out and in again to get a new one", tailnet.ErrNodeKeyTaken)
+		default:
+			m.same = n
+		}
+	}
+	return m, nil
+}
+
+// mayReturn reports whether the node may register again with a key that is used up: it is the very node that joined
+// with it, its own key has not expired, and it still is what the key makes of it.
+func (m machine) mayReturn(g grant, now time.Time) bool {
+	n := m.same
+	return n != nil && n.TailnetID == g.tailnet && !n.Expired(now) && n.UserID == g.user && slices.Equal(n.Tags, g.tags)
+}
+
+// known is the row that this join continues: of the same node key, of the key that it replaces, or of the same machine
+// and owner, logged out rows first. nil if the node is new.
+func (m machine) known(g grant, now time.Time) *tailnet.Node {
+	if m.same != nil {
+		return m.same
+	}
+	var best *tailnet.Node
+	for _, n := range m.nodes {
+		if n.TailnetID != g.tailnet || n.UserID != g.user || n.IsTagged() != (len(g.tags) > 0) {
+			continue
+		}
+		if n.NodeKey == m.join.OldNodeKey {
+			return n
+		}
+		if best == nil || n.Expired(now) && !best.Expired(now) || n.Expired(now) == best.Expired(now) && n.ID > best.ID {
+			best = n
+		}
+	}
+	return best
+}
+
+// join makes the row of a new node or continues that of a known one.
+func (t *tx) join(g grant, j Join, m machine) (*tailnet.Node, error) {
+	n := m.known(g, t.now)
+	if n != nil && n.TailnetID != g.tailnet {
+		// The same node key, now let into another tailnet: nothing of the old row may go with it.
+		if err := t.removeNode(n); err != nil {
+			return nil, err
+		}
+		n = nil
+	}
+	if n == nil {
+		return t.joinNew(g, j)
+	}
+	wasRouter := len(n.ApprovedRoutes) > 0
+	g.apply(n, j)
+	if err := t.introduce(n, j); err != nil {
+		return nil, err
+	}
+	if n.LastSeen != nil {
+		n.LastSeen = &t.now // it is here: the reaper of ephemeral nodes starts to count anew
+	}
+	if err := t.assignAddrs(n); err != nil {
+		return nil, err
+	}
+	if err := t.updateNode(n); err != nil {
+		return nil, err
+	}
+	return t.settle(n, wasRouter)
+}
+
+func (t *tx) joinNew(g grant, j Join) (*tailnet.Node, error) {
+	n := &tailnet.Node{TailnetID: g.tailnet, MachineKey: j.MachineKey, Hostinfo: &tailcfg.Hostinfo{}}
+	g.apply(n, j)
+	if err := t.introduce(n, j); err != nil {
+		return nil, err
+	}
+	if n.GivenName == "" {
+		if err := t.nameAfter(n, ""); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.assignAddrs(n); err != nil {
+		return nil, err
+	}
+	return n, t.insertNode(n)
+}
+
+// apply gives the node its identity. A tagged node keeps its tags, which an administrator may have changed, unless the
+// client asked for some. Another owner's approvals do not go over.
+func (g grant) apply(n *tailnet.Node, j Join) {
+	tagged := len(g.tags) > 0
+	if n.ID != 0 && (n.UserID != g.user || n.IsTagged() != tagged) {
+		n.ApprovedRoutes, n.PrimaryRoutes = nil, nil
+	}
+	n.UserID, n.Expiry = g.user, storableTime(j.Expiry)
+	switch {
+	case !tagged:
+		n.Tags = nil
+	case !n.IsTagged() || g.asked:
+		n.Tags, n.Expiry = g.tags, nil
+	default:
+		n.Expiry = nil
+	}
+	n.AuthKeyID = g.key
+}
+
+// introduce writes into the node what the client said of itself.
+func (t *tx) introduce(n *tailnet.Node, j Join) error {
+	n.NodeKey, n.NLKey, n.CapVersion = j.NodeKey, j.NLKey, j.CapVersion
+	n.Ephemeral, n.RegisterMethod = j.Ephemeral, j.Method
+	return t.hear(n, j.Hostinfo)
+}
+
+// settle elects anew if n is or was a router, and returns n as it is then.
+func (t *tx) settle(n *tailnet.Node, wasRouter bool) (*tailnet.Node, error) {
+	if !wasRouter && len(n.ApprovedRoutes) == 0 {
+		return n, nil
+	}
+	if err := t.electPrimaries(n.TailnetID); err != nil {
+		return nil, err
+	}
+	return t.readNode(n.ID)
+}
+
+func (j *Join) check() error {
+	if j.MachineKey.IsZero() || j.NodeKey.IsZero() {
+		return fmt.Errorf("%w: the machine key or the node key is missing", tailnet.ErrInvalid)
+	}
+	var err error
+	if j.Tags, err = checkTags(j.Tags); err != nil {
+		return err
+	}
+	return checkHostinfo(j.Hostinfo)
+}

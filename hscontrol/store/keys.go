@@ -1,0 +1,176 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gorm.io/gorm"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// KeyFilter chooses pre-auth keys; zero fields choose all.
+type KeyFilter struct {
+	TailnetID tailnet.ID
+	UserID    tailnet.UserID
+}
+
+// maxTags is how many tags a key or a node may have.
+const maxTags = 100
+
+// CreatePreAuthKey makes a key for a user, for tags, or both, and its secret, which is told only now.
+func (s *Store) CreatePreAuthKey(ctx context.Context, k tailnet.PreAuthKey) (*tailnet.PreAuthKey, tailnet.Secret, error) {
+	row, secret, err := s.createPreAuthKey(ctx, k)
+	if err != nil {
+		return nil, tailnet.Secret{}, fmt.Errorf("creating pre-auth key: %w", err)
+	}
+	return row, secret, nil
+}
+
+func (s *Store) createPreAuthKey(ctx context.Context, k tailnet.PreAuthKey) (*tailnet.PreAuthKey, tailnet.Secret, error) {
+	tags, err := checkTags(k.Tags)
+	if err != nil {
+		return nil, tailnet.Secret{}, err
+	}
+	if k.UserID == 0 && len(tags) == 0 {
+		return nil, tailnet.Secret{}, fmt.Errorf("%w: a key needs a user or tags", tailnet.ErrInvalid)
+	}
+	if len(k.Description) > longText {
+		return nil, tailnet.Secret{}, fmt.Errorf("%w: the description has %d bytes: %d at most", tailnet.ErrInvalid, len(k.Description), longText)
+	}
+	secret, err := tailnet.NewSecret(tailnet.AuthKeySecret, s.cfg.Rand)
+	if err != nil {
+		return nil, tailnet.Secret{}, err
+	}
+	var row *tailnet.PreAuthKey
+	err = s.write(ctx, func(t *tx) error {
+		row = &tailnet.PreAuthKey{
+			TailnetID: k.TailnetID, UserID: k.UserID, Prefix: secret.Prefix, Hash: secret.Hash(), Description: k.Description,
+			Reusable: k.Reusable, Ephemeral: k.Ephemeral, Tags: tags, Expiration: storableTime(k.Expiration), CreatedAt: t.now,
+		}
+		if err := t.placeKey(row); err != nil {
+			return err
+		}
+		return t.edit().Create(row).Error
+	})
+	return row, secret, err
+}
+
+// placeKey says in which tailnet a key is: its user's, the given one, or default.
+func (t *tx) placeKey(k *tailnet.PreAuthKey) error {
+	if k.UserID != 0 {
+		u, err := t.user(k.UserID)
+		if err != nil {
+			return err
+		}
+		if k.TailnetID != 0 && k.TailnetID != u.TailnetID {
+			return fmt.Errorf("%w: user %q is not in tailnet %d", tailnet.ErrInvalid, u.Name, k.TailnetID)
+		}
+		k.TailnetID = u.TailnetID
+	}
+	k.TailnetID = t.s.orDefault(k.TailnetID)
+	_, err := t.tailnet(k.TailnetID)
+	return err
+}
+
+// checkTags returns tags sorted and each once.
+func checkTags(tags []string) ([]string, error) {
+	if len(tags) > maxTags {
+		return nil, fmt.Errorf("%w tags: %d, at most %d", tailnet.ErrTooMany, len(tags), maxTags)
+	}
+	for _, tag := range tags {
+		if err := tailnet.ValidateTag(tag); err != nil {
+			return nil, err
+		}
+	}
+	tags = slices.Clone(tags)
+	slices.Sort(tags)
+	return slices.Compact(tags), nil
+}
+
+// ListPreAuthKeys returns the keys that the filter chooses, oldest first.
+func (s *Store) ListPreAuthKeys(ctx context.Context, f KeyFilter) ([]*tailnet.PreAuthKey, error) {
+	q := s.orm.WithContext(ctx).Order("id")
+	if f.TailnetID != 0 {
+		q = q.Where("tailnet_id = ?", f.TailnetID)
+	}
+	if f.UserID != 0 {
+		q = q.Where("user_id = ?", f.UserID)
+	}
+	var keys []*tailnet.PreAuthKey
+	if err := q.Find(&keys).Error; err != nil {
+		return nil, fmt.Errorf("listing pre-auth keys: %w", s.engine.explain(err))
+	}
+	return keys, nil
+}
+
+// ExpirePreAuthKey ends a key now. One that has expired stays as it is.
+func (s *Store) ExpirePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
+	err := s.write(ctx, func(t *tx) error {
+		return t.expireKey("pre_auth_keys", id)
+	})
+	if err != nil {
+		return fmt.Errorf("expiring pre-auth key %d: %w", id, err)
+	}
+	return nil
+}
+
+func (t *tx) expireKey(table string, id tailnet.KeyID) error {
+	if n, err := t.exec("UPDATE "+table+" SET expiration = ? WHERE id = ? AND (expiration IS NULL OR expiration > ?)",
+		t.now, int64(id), t.now); err != nil || n > 0 {
+		return err
+	}
+	there, err := t.exists("SELECT 1 FROM "+table+" WHERE id = ?", int64(id))
+	if err == nil && !there {
+		err = tailnet.ErrNotFound
+	}
+	return err
+}
+
+// DeletePreAuthKey deletes a key. Nodes that it let in stay.
+func (s *Store) DeletePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
+	err := s.write(ctx, func(t *tx) error { return t.deleteKey("pre_auth_keys", id) })
+	if err != nil {
+		return fmt.Errorf("deleting pre-auth key %d: %w", id, err)
+	}
+	return nil
+}
+
+func (t *tx) deleteKey(table string, id tailnet.KeyID) error {
+	n, err := t.exec("DELETE FROM "+table+" WHERE id = ?", int64(id))
+	if err == nil && n == 0 {
+		err = tailnet.ErrNotFound
+	}
+	return err
+}
+
+// FindPreAuthKey finds a key by its whole secret, by what String shows of it, or by its prefix alone.
+func (s *Store) FindPreAuthKey(ctx context.Context, secretOrPrefix string) (*tailnet.PreAuthKey, error) {
+	prefix := strings.TrimPrefix(strings.TrimSpace(secretOrPrefix), string(tailnet.AuthKeySecret)+"-")
+	prefix, body, _ := strings.Cut(prefix, "-")
+	k, err := findPreAuthKey(s.orm.WithContext(ctx), prefix)
+	if err != nil {
+		return nil, fmt.Errorf("finding pre-auth key: %w", s.engine.explain(err))
+	}
+	if body == "" || strings.Trim(body, "*") == "" {
+		return k, nil
+	}
+	if secret, err := tailnet.ParseSecret(tailnet.AuthKeySecret, strings.TrimSpace(secretOrPrefix)); err != nil || !secret.Matches(k.Hash) {
+		return nil, fmt.Errorf("finding pre-auth key: %w", errNoSuchKey)
+	}
+	return k, nil
+}
+
+var errNoSuchKey = fmt.Errorf("%w: see headscale preauthkeys list", tailnet.ErrNotFound)
+
+func findPreAuthKey(db *gorm.DB, prefix string) (*tailnet.PreAuthKey, error) {
+	var k tailnet.PreAuthKey
+	err := db.Take(&k, "prefix = ?", prefix).Error
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return nil, errNoSuchKey
+	}
+	return &k, err
+}

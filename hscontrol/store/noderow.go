@@ -1,0 +1,187 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"tailscale.com/tailcfg"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// nodeColumn is a column of nodes and the field that it holds.
+type nodeColumn struct {
+	name string
+	cell func(*tailnet.Node) cell
+}
+
+// nodeColumns returns all columns of nodes; the ID comes first.
+func nodeColumns() []nodeColumn {
+	return []nodeColumn{
+		{"id", func(n *tailnet.Node) cell { return number(&n.ID) }},
+		{"tailnet_id", func(n *tailnet.Node) cell { return number(&n.TailnetID) }},
+		{"machine_key", func(n *tailnet.Node) cell { return text(&n.MachineKey) }},
+		{"node_key", func(n *tailnet.Node) cell { return text(&n.NodeKey) }},
+		{"disco_key", func(n *tailnet.Node) cell { return text(&n.DiscoKey) }},
+		{"nl_key", func(n *tailnet.Node) cell { return text(&n.NLKey) }},
+		{"user_id", func(n *tailnet.Node) cell { return ref(&n.UserID) }},
+		{"tags", func(n *tailnet.Node) cell { return list(&n.Tags) }},
+		{"hostname", func(n *tailnet.Node) cell { return word(&n.Hostname) }},
+		{"given_name", func(n *tailnet.Node) cell { return word(&n.GivenName) }},
+		{"name_pinned", func(n *tailnet.Node) cell { return flag(&n.NamePinned) }},
+		{"ipv4", func(n *tailnet.Node) cell { return text(&n.IPv4) }},
+		{"ipv6", func(n *tailnet.Node) cell { return text(&n.IPv6) }},
+		{"hostinfo", func(n *tailnet.Node) cell { return document(&n.Hostinfo) }},
+		{"endpoints", func(n *tailnet.Node) cell { return list(&n.Endpoints) }},
+		{"endpoint_types", func(n *tailnet.Node) cell { return list(&n.EndpointTypes) }},
+		{"home_derp", func(n *tailnet.Node) cell { return number(&n.HomeDERP) }},
+		{"cap_version", func(n *tailnet.Node) cell { return number(&n.CapVersion) }},
+		{"approved_routes", func(n *tailnet.Node) cell { return list(&n.ApprovedRoutes) }},
+		{"primary_routes", func(n *tailnet.Node) cell { return list(&n.PrimaryRoutes) }},
+		{"register_method", func(n *tailnet.Node) cell { return word(&n.RegisterMethod) }},
+		{"auth_key_id", func(n *tailnet.Node) cell { return ref(&n.AuthKeyID) }},
+		{"ephemeral", func(n *tailnet.Node) cell { return flag(&n.Ephemeral) }},
+		{"expiry", func(n *tailnet.Node) cell { return maybe(&n.Expiry) }},
+		{"last_seen", func(n *tailnet.Node) cell { return maybe(&n.LastSeen) }},
+		{"heard_at", func(n *tailnet.Node) cell { return maybe(&n.HeardAt) }},
+		{"created_at", func(n *tailnet.Node) cell { return instant(&n.CreatedAt) }},
+		{"updated_at", func(n *tailnet.Node) cell { return instant(&n.UpdatedAt) }},
+	}
+}
+
+// The columns and the statements made of them never change.
+var (
+	columnsOfNode = nodeColumns()
+	selectNodes   = "SELECT n." + strings.Join(nodeNames(), ", n.") +
+		", EXISTS (SELECT 1 FROM sessions s WHERE s.node_id = n.id) FROM nodes n"
+	insertNode = "INSERT INTO nodes (" + strings.Join(nodeNames()[1:], ", ") + ") VALUES (" + marks(len(columnsOfNode)-1) + ") RETURNING id"
+	updateNode = "UPDATE nodes SET " + strings.Join(nodeNames()[1:], " = ?, ") + " = ? WHERE id = ?"
+)
+
+func nodeNames() []string {
+	var names []string
+	for _, c := range nodeColumns() {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// nodeArgs are all fields but the ID, in the order of the columns.
+func nodeArgs(n *tailnet.Node) []any {
+	args := make([]any, 0, len(columnsOfNode))
+	for _, c := range columnsOfNode[1:] {
+		args = append(args, c.cell(n))
+	}
+	return args
+}
+
+// scanNode reads a row of selectNodes.
+func scanNode(scan func(...any) error) (*tailnet.Node, error) {
+	n := &tailnet.Node{}
+	cells := make([]any, 0, len(columnsOfNode)+1)
+	for _, c := range columnsOfNode {
+		cells = append(cells, c.cell(n))
+	}
+	if err := scan(append(cells, flag(&n.Online))...); err != nil {
+		if n.ID != 0 {
+			return nil, fmt.Errorf("table nodes, row %d: %w", n.ID, err)
+		}
+		return nil, err
+	}
+	if n.Hostinfo == nil {
+		n.Hostinfo = &tailcfg.Hostinfo{}
+	}
+	return n, nil
+}
+
+func scanNodes(rows *sql.Rows) ([]*tailnet.Node, error) {
+	defer rows.Close()
+	var nodes []*tailnet.Node
+	for rows.Next() {
+		n, err := scanNode(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, rows.Err()
+}
+
+// nodesWhere reads nodes in the transaction.
+func (t *tx) nodesWhere(where string, args ...any) ([]*tailnet.Node, error) {
+	rows, err := t.query(selectNodes+" WHERE "+where, args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading nodes: %w", err)
+	}
+	return scanNodes(rows)
+}
+
+// node reads a node whose tailnet is locked.
+func (t *tx) node(id tailnet.NodeID) (*tailnet.Node, error) {
+	n, err := t.readNode(id)
+	if err != nil || t.tailnets[n.TailnetID] != nil {
+		return n, err
+	}
+	if _, err := t.tailnet(n.TailnetID); err != nil {
+		return nil, err
+	}
+	if !t.s.engine.shared() {
+		return n, nil
+	}
+	return t.readNode(id) // it may have changed before the lock was ours
+}
+
+func (t *tx) readNode(id tailnet.NodeID) (*tailnet.Node, error) {
+	n, err := scanNode(t.queryRow(selectNodes+" WHERE n.id = ?", int64(id)).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("node %d: %w", id, tailnet.ErrNotFound)
+	}
+	return n, err
+}
+
+// insert writes a new row and gives the node its ID.
+func (t *tx) insertNode(n *tailnet.Node) error {
+	n.CreatedAt, n.UpdatedAt = t.now, t.now
+	if err := t.save(); err != nil {
+		return err
+	}
+	if err := t.queryRow(insertNode, nodeArgs(n)...).Scan(number(&n.ID)); err != nil {
+		return t.nodeFault(n, err)
+	}
+	t.nodeChanged(n)
+	return nil
+}
+
+// updateNode writes the whole row.
+func (t *tx) updateNode(n *tailnet.Node) error {
+	n.UpdatedAt = t.now
+	if _, err := t.exec(updateNode, append(nodeArgs(n), int64(n.ID))...); err != nil {
+		return t.nodeFault(n, err)
+	}
+	t.nodeChanged(n)
+	return nil
+}
+
+func (t *tx) deleteNode(n *tailnet.Node) error {
+	if _, err := t.exec("DELETE FROM nodes WHERE id = ?", int64(n.ID)); err != nil {
+		return fmt.Errorf("deleting node %d: %w", n.ID, err)
+	}
+	t.nodeChanged(n)
+	return nil
+}
+
+// nodeFault says which fact a broken unique constraint of nodes stands for.
+func (t *tx) nodeFault(n *tailnet.Node, err error) error {
+	unique := t.s.engine.fault(err).unique
+	switch {
+	case strings.Contains(unique, "node_key"):
+		return fmt.Errorf("%w: %w", tailnet.ErrNodeKeyTaken, err)
+	case strings.Contains(unique, "given_name"), unique == "node_name":
+		return fmt.Errorf("node name %q: %w: %w", n.GivenName, tailnet.ErrExists, err)
+	case strings.Contains(unique, "ipv4"), strings.Contains(unique, "ipv6"):
+		return fmt.Errorf("address %v: %w: %w", n.Addrs(), tailnet.ErrExists, err)
+	}
+	return fmt.Errorf("writing node %d: %w", n.ID, err)
+}

@@ -1,0 +1,206 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync/atomic"
+)
+
+var (
+	errClosed  = errors.New("the store is closed")
+	errBadConn = driver.ErrBadConn
+)
+
+const (
+	groupSize = 256 // operations in one transaction at most
+	queueSize = 1024
+	attempts  = 5 // of a group that lost against another process's transaction
+)
+
+// writer takes operations one after the other, as many as wait, into one transaction: a commit that reaches the disk
+// costs milliseconds, however much is in it. While one group is committed the next gathers.
+type writer struct {
+	queue chan *operation
+	quit  chan struct{} // closed by Close
+	ended chan struct{} // closed by the writer when it takes nothing more
+
+	groups, operations atomic.Uint64
+}
+
+// operation is one use case that waits for its group. run may be called again if the group has to be tried again.
+type operation struct {
+	ctx   context.Context
+	run   func(*tx) error
+	taken atomic.Bool // by the writer, which will answer, or by its caller, who went away
+	err   error
+	done  chan struct{} // closed by the answer
+}
+
+// Stats counts what the writer has done.
+type Stats struct {
+	Groups     uint64 // transactions begun
+	Operations uint64 // operations run in them
+}
+
+// Stats says what the writer has done since Open.
+func (s *Store) Stats() Stats {
+	return Stats{Groups: s.writer.groups.Load(), Operations: s.writer.operations.Load()}
+}
+
+func (s *Store) startWriter() {
+	s.writer.queue = make(chan *operation, queueSize)
+	s.writer.quit = make(chan struct{})
+	s.writer.ended = make(chan struct{})
+	go s.writeLoop()
+}
+
+func (s *Store) stopWriter() {
+	close(s.writer.quit)
+	<-s.writer.ended
+}
+
+// write runs an operation in the next group and returns when that is committed. If ctx is done before the operation
+// runs, nothing is written; once it runs, its outcome is waited for.
+func (s *Store) write(ctx context.Context, run func(*tx) error) error {
+	op := &operation{ctx: ctx, run: run, done: make(chan struct{})}
+	select {
+	case <-s.writer.quit:
+		return errClosed
+	default:
+	}
+	select {
+	case s.writer.queue <- op:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.writer.quit:
+		return errClosed
+	}
+	select {
+	case <-op.done:
+		return op.err
+	case <-ctx.Done():
+		return op.leave(ctx.Err())
+	case <-s.writer.ended:
+		return op.leave(errClosed)
+	}
+}
+
+// leave goes away with the given reason, unless the writer has taken the operation: then its outcome counts.
+func (op *operation) leave(reason error) error {
+	if op.taken.CompareAndSwap(false, true) {
+		return reason
+	}
+	<-op.done
+	return op.err
+}
+
+func (s *Store) writeLoop() {
+	defer close(s.writer.ended)
+	for {
+		select {
+		case op := <-s.writer.queue:
+			s.writeGroup(s.gather(op))
+		case <-s.writer.quit:
+			return
+		}
+	}
+}
+
+// gather takes what waits in the queue, less what nobody waits for any more.
+func (s *Store) gather(op *operation) []*operation {
+	var group []*operation
+	for {
+		if op.taken.CompareAndSwap(false, true) {
+			if err := op.ctx.Err(); err != nil {
+				op.answer(err)
+			} else {
+				group = append(group, op)
+			}
+		}
+		if len(group) == groupSize {
+			return group
+		}
+		select {
+		case op = <-s.writer.queue:
+		default:
+			return group
+		}
+	}
+}
+
+func (op *operation) answer(err error) {
+	op.err = err
+	close(op.done)
+}
+
+// writeGroup runs a group and answers everyone in it.
+func (s *Store) writeGroup(group []*operation) {
+	if len(group) == 0 {
+		return
+	}
+	var err error
+	for range attempts {
+		if err = s.tryGroup(group); err == nil || !s.engine.fault(err).again {
+			break
+		}
+	}
+	if err == nil {
+		s.wake()
+	}
+	for _, op := range group {
+		if err != nil {
+			op.err = err
+		}
+		op.answer(s.engine.explain(op.err))
+	}
+}
+
+// tryGroup runs a group in one transaction. Its error is one of the whole group; those of single operations are left
+// in them.
+func (s *Store) tryGroup(group []*operation) (err error) {
+	ctx := context.Background() // a caller that goes away must not break the others' transaction
+	conn, err := s.writes.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting to the database: %w", err)
+	}
+	defer conn.Close()
+	s.writer.groups.Add(1)
+	s.writer.operations.Add(uint64(len(group)))
+
+	if _, err := conn.ExecContext(ctx, s.engine.begin()); err != nil {
+		abandon(conn)
+		return fmt.Errorf("beginning a transaction: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			abandon(conn)
+		}
+	}()
+	t := s.newTx(ctx, conn)
+	for _, op := range group {
+		if op.err = op.ctx.Err(); op.err != nil {
+			continue
+		}
+		op.err = t.run(op.run)
+		if t.broken != nil {
+			return t.broken
+		}
+	}
+	if err := t.finish(); err != nil {
+		return err
+	}
+	if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	return nil
+}
+
+// abandon ends whatever transaction the connection is in. If that cannot be done the connection is thrown away.
+func abandon(conn *sql.Conn) {
+	if _, err := conn.ExecContext(context.Background(), "ROLLBACK"); err != nil {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+}
