@@ -59,10 +59,13 @@ func (b bitset) all() iter.Seq[int] {
 	}
 }
 
-// appendKey appends the members in a form that is equal for equal sets of one length.
+// appendKey appends the members in a form that is equal for equal sets of one length, and short for few members.
 func (b bitset) appendKey(key []byte) []byte {
-	for _, w := range b {
-		key = binary.LittleEndian.AppendUint64(key, w)
+	for i, w := range b {
+		if w != 0 {
+			key = binary.AppendUvarint(key, uint64(i))
+			key = binary.LittleEndian.AppendUint64(key, w)
+		}
 	}
-	return key
+	return binary.AppendUvarint(key, uint64(len(b)))
 }

@@ -21,8 +21,7 @@ type Compiled struct {
 	x      *index
 	people *people
 	flows  []flow
-	merges map[string]int             // sources and protocols that share a rule
-	owned  map[tailnet.UserID]*source // the nodes of users that autogroup:self is about
+	merges map[string]int // sources and protocols that share a rule
 	edges  []edge
 	classes
 	paths
@@ -88,11 +87,12 @@ func Compile(p *Policy, s *tailnet.Snapshot) (*Compiled, error) {
 	c := &compiler{
 		Compiled: &Compiled{
 			policy: p, x: newIndex(s), people: newPeople(s), warnings: slices.Clone(p.warnings),
-			merges: map[string]int{}, owned: map[tailnet.UserID]*source{},
+			merges: map[string]int{},
 		},
 		userSets: map[string][]tailnet.UserID{}, nodeSets: map[string]bitset{}, touches: map[string]bitset{},
 		sources: map[string]*source{}, dests: map[string]*dest{},
 	}
+	c.selves = map[tailnet.UserID]bool{}
 	n := len(s.Nodes)
 	c.filters = make([]atomic.Pointer[[]tailcfg.FilterRule], n)
 	c.sshCache = make([]atomic.Pointer[tailcfg.SSHPolicy], n)
@@ -237,10 +237,7 @@ func (c *compiler) compileSelf(r *rule, t target) {
 			s.kind = byMember
 		}
 		for _, id := range c.usersOf(s) {
-			if nodes := c.x.byUser[id]; nodes != nil {
-				users[id] = true
-				c.own(id, nodes)
-			}
+			users[id], c.selves[id] = true, true
 		}
 	}
 	for _, f := range r.flows {
@@ -256,15 +253,6 @@ func (c *compiler) compileSelf(r *rule, t target) {
 	c.addFlow(flow{rule: r, self: users, caps: r.caps})
 	for _, caps := range companions(r.caps) {
 		c.addFlow(flow{rule: r, self: users, caps: caps})
-	}
-}
-
-// own makes the source that stands for a user's own nodes.
-func (c *compiler) own(id tailnet.UserID, nodes bitset) {
-	if c.owned[id] == nil {
-		s := &source{owned: nodes, nodes: nodes}
-		c.write(s)
-		c.owned[id] = s
 	}
 }
 

@@ -149,7 +149,7 @@ func (w *filterWriter) capabilities(f *flow) {
 // self writes what a user's nodes may do among themselves. It joins a rule that has just these nodes as sources.
 func (w *filterWriter) self(f *flow) {
 	x := w.c.x
-	src := w.c.owned[x.users[w.node]]
+	src := w.c.own(x.users[w.node])
 	merge := f.merge
 	if f.caps == nil {
 		key := mergeKey(src, f.protos)
@@ -173,6 +173,18 @@ func (w *filterWriter) self(f *flow) {
 			r.DstPorts = append(r.DstPorts, tailcfg.NetPortRange{IP: ip.String(), Ports: p})
 		}
 	}
+}
+
+// own is the source that stands for a user's own nodes.
+func (c *Compiled) own(id tailnet.UserID) *source {
+	key := string(binary.AppendUvarint([]byte("own"), uint64(id)))
+	if s, ok := c.shared.Load(key); ok {
+		return s.(*source)
+	}
+	s := &source{owned: c.x.byUser[id], nodes: c.x.byUser[id]}
+	c.x.write(s)
+	shared, _ := c.shared.LoadOrStore(key, s)
+	return shared.(*source)
 }
 
 // ownTexts are the addresses of owned nodes that concern node i: its own, and those in its subnet routes.

@@ -57,25 +57,31 @@ var tailscaleRanges = []string{"100.115.94.0-100.127.255.255", "100.64.0.0-100.1
 
 // wildcardExtra are the tailnet's own ranges, and single addresses of nodes, that are outside of Tailscale's.
 func wildcardExtra(s *tailnet.Snapshot) []netip.Prefix {
+	cgnat, chrome, ula := tsaddr.CGNATRange(), tsaddr.ChromeOSVMRange(), tsaddr.TailscaleULARange()
+	within := func(p, q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
 	var extra []netip.Prefix
 	add := func(p netip.Prefix) {
-		inside := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
-		if p.IsValid() && !inside(tsaddr.CGNATRange()) && !inside(tsaddr.TailscaleULARange()) && !slices.ContainsFunc(extra, inside) {
-			extra = append(extra, p.Masked())
+		p = p.Masked()
+		if within(p, ula) || within(p, cgnat) && !within(p, chrome) || slices.ContainsFunc(extra, func(q netip.Prefix) bool { return within(p, q) }) {
+			return
+		}
+		extra = append(extra, p)
+	}
+	ranges := slices.Clone(s.Prefixes)
+	if s.Tailnet != nil {
+		ranges = append(ranges, s.Tailnet.PrefixV4, s.Tailnet.PrefixV6)
+	}
+	for _, p := range ranges {
+		if p.IsValid() {
+			add(p)
 		}
 	}
-	if s.Tailnet != nil {
-		add(s.Tailnet.PrefixV4)
-		add(s.Tailnet.PrefixV6)
-	}
-	for _, p := range s.Prefixes {
-		add(p)
-	}
 	for _, n := range s.Nodes {
-		for _, a := range [2]netip.Addr{n.IPv4, n.IPv6} {
-			if a.IsValid() && !tsaddr.IsTailscaleIP(a) {
-				add(netip.PrefixFrom(a, a.BitLen()))
-			}
+		if a := n.IPv4; a.IsValid() && (!cgnat.Contains(a) || chrome.Contains(a)) {
+			add(netip.PrefixFrom(a, 32))
+		}
+		if a := n.IPv6; a.IsValid() && !ula.Contains(a) {
+			add(netip.PrefixFrom(a, 128))
 		}
 	}
 	return extra

@@ -46,14 +46,13 @@ func (c *compiler) source(list []selector) *source {
 	if s.wild || s.danger {
 		s.nodes = c.x.all
 	}
-	c.write(s)
+	c.x.write(s)
 	c.sources[key] = s
 	return s
 }
 
 // write prepares the texts of a source, and its key.
-func (c *compiler) write(s *source) {
-	x := c.x
+func (x *index) write(s *source) {
 	s.addrs = x.addressBits(s.owned)
 	for _, r := range s.ranges {
 		text := rangeText(r)

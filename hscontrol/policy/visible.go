@@ -16,10 +16,10 @@ import (
 
 // classes are the viewers that cannot be told apart.
 type classes struct {
-	class    []int    // of each node
-	from, to []bitset // the edges that each node is on the source side and on the destination side of
-	selves   map[tailnet.UserID]bool
-	noIPv4   bitset // nodes with disable-ipv4
+	class    []int                   // of each node
+	from, to []bitset                // the edges that each node is on the source side and on the destination side of
+	selves   map[tailnet.UserID]bool // users that some autogroup:self is about
+	noIPv4   bitset                  // nodes with disable-ipv4
 }
 
 // paths is what routes depend on.
@@ -45,10 +45,6 @@ func (c *compiler) compileClasses() {
 		for i := range edge.to.all() {
 			c.to[i].set(e)
 		}
-	}
-	c.selves = map[tailnet.UserID]bool{}
-	for id := range c.owned {
-		c.selves[id] = true
 	}
 	c.noIPv4 = newBitset(n)
 	for _, a := range c.attrs {
