@@ -97,6 +97,7 @@ type verifier struct {
 	yes struct {
 		sync.Mutex
 		until map[key.NodePublic]time.Time
+		swept time.Time // when old ones were last removed
 	}
 }
 
@@ -144,7 +145,8 @@ func (v *verifier) remember(node key.NodePublic) {
 	v.yes.Lock()
 	defer v.yes.Unlock()
 	now := v.now()
-	if len(v.yes.until) >= verifyMax {
+	if len(v.yes.until) >= verifyMax && now.Sub(v.yes.swept) >= time.Second {
+		v.yes.swept = now
 		for k, until := range v.yes.until {
 			if !now.Before(until) {
 				delete(v.yes.until, k)
