@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/keelscale/keelscale/hscontrol/config"
@@ -40,7 +38,11 @@ func (c *cli) dumpConfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprint(c.out, cfg)
+			text, err := dump(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = c.out.Write(text)
 			return err
 		},
 	}

@@ -26,7 +26,7 @@ func (c *cli) usersCommand(g generation) *cobra.Command {
 		cmd.Annotations = map[string]string{legacyNote: "users"}
 	}
 	c.withTailnet(cmd, " (default: default; '*' lists all)")
-	cmd.AddCommand(c.userCreate(noun), c.userList(g), c.userDestroy(noun), c.userRename(noun))
+	cmd.AddCommand(c.userCreate(noun), c.userList(g), c.userDestroy(noun), c.userRename(noun), c.userRole())
 	return cmd
 }
 
@@ -178,6 +178,35 @@ func (c *cli) userRename(noun string) *cobra.Command {
 	}
 	w.flags(cmd)
 	cmd.Flags().StringVarP(&newName, "new-name", "r", "", "new `name` of the user")
+	return cmd
+}
+
+func (c *cli) userRole() *cobra.Command {
+	var w which
+	cmd := &cobra.Command{
+		Use:   "set-role [NAME] ROLE",
+		Short: "say what a user may do: owner, admin, it-admin, network-admin, billing-admin, auditor or member",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("say the role: %s", cmd.UseLine())
+			}
+			return atMost(2)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := c.findUser(cmd.Context(), w, args[:len(args)-1])
+			if err != nil {
+				return err
+			}
+			return c.ask(cmd.Context(), func(ctx context.Context, server client) error {
+				resp, err := server.SetUserRole(ctx, &headscalev1.SetUserRoleRequest{Id: u.GetId(), Role: args[len(args)-1]})
+				if err != nil {
+					return err
+				}
+				return c.show("User updated", resp.GetUser())
+			})
+		},
+	}
+	w.flags(cmd)
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -55,10 +56,10 @@ func (s *Server) bearer(ctx context.Context) (*tailnet.APIKey, error) {
 		if err == nil {
 			return key, nil
 		}
-		if code := status.Code(toStatus(err)); code == codes.Internal || code == codes.Unavailable || ctx.Err() != nil {
-			return nil, fmt.Errorf("checking the API key: %w", err)
+		if errors.Is(err, tailnet.ErrAPIKeyRefused) {
+			return nil, fmt.Errorf("%w; make another with headscale apikeys create on the server", err)
 		}
-		return nil, status.Error(codes.Unauthenticated, "this API key is unknown or expired: make another with headscale apikeys create")
+		return nil, fmt.Errorf("checking the API key: %w", err)
 	}
 	return nil, status.Error(codes.Unauthenticated, "an API key is needed: make one with headscale apikeys create on the server")
 }
@@ -101,15 +102,12 @@ func (s *Server) tailnetOrAll(ctx context.Context, name string) (tailnet.ID, err
 	return t.ID, nil
 }
 
-// ownerFilter is the user that a list request asks for, zero for all. With "all tailnets" it is one of the default.
-func (s *Server) ownerFilter(ctx context.Context, tailnetName, ref string) (tailnet.UserID, error) {
+// ownerFilter is the user that a list request asks for, zero for all. With "all tailnets" the name must be one's only.
+func (s *Server) ownerFilter(ctx context.Context, id tailnet.ID, ref string) (tailnet.UserID, error) {
 	if ref == "" {
 		return 0, nil
 	}
-	if tailnetName == allTailnets {
-		tailnetName = ""
-	}
-	u, err := s.userNamed(ctx, tailnetName, ref)
+	u, err := s.cfg.Store.FindUser(ctx, id, ref)
 	if err != nil {
 		return 0, err
 	}

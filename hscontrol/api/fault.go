@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -21,6 +22,7 @@ var codeOf = []struct {
 	{tailnet.ErrInvalid, codes.InvalidArgument},
 	{tailnet.ErrConflict, codes.FailedPrecondition},
 	{tailnet.ErrKeyRefused, codes.PermissionDenied},
+	{tailnet.ErrAPIKeyRefused, codes.Unauthenticated},
 	{tailnet.ErrTagRefused, codes.PermissionDenied},
 	{tailnet.ErrNodeKeyTaken, codes.AlreadyExists},
 	{tailnet.ErrExhausted, codes.ResourceExhausted},
@@ -39,10 +41,20 @@ func toStatus(err error) error {
 	}
 	for _, row := range codeOf {
 		if errors.Is(err, row.fault) {
-			return status.Error(row.code, tailnet.Sentence(err))
+			return status.Error(row.code, plain(err))
 		}
 	}
 	return status.Error(codes.Internal, err.Error())
+}
+
+// plain is the error as people read it: the words "invalid" and "conflict" say nothing that the sentence behind them
+// does not.
+func plain(err error) string {
+	text := tailnet.Sentence(err)
+	for _, fact := range []error{tailnet.ErrInvalid, tailnet.ErrConflict} {
+		text = strings.ReplaceAll(text, ": "+fact.Error()+": ", ": ")
+	}
+	return text
 }
 
 // invalid is a refusal of something that can never be right.

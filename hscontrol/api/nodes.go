@@ -32,7 +32,7 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
-	owner, err := s.ownerFilter(ctx, req.GetTailnet(), req.GetUser())
+	owner, err := s.ownerFilter(ctx, id, req.GetUser())
 	if err != nil {
 		return nil, err
 	}

@@ -175,7 +175,7 @@ func (s *Server) ListPreAuthKeys(ctx context.Context, req *headscalev1.ListPreAu
 	if err != nil {
 		return nil, err
 	}
-	owner, err := s.ownerFilter(ctx, req.GetTailnet(), req.GetUserRef())
+	owner, err := s.ownerFilter(ctx, id, req.GetUserRef())
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
@@ -13,6 +15,9 @@ import (
 func (s *Server) CreateUser(ctx context.Context, req *headscalev1.CreateUserRequest) (*headscalev1.CreateUserResponse, error) {
 	if err := tailnet.ValidateUserName(req.GetName()); err != nil {
 		return nil, invalid("%w", err)
+	}
+	if err := checkRole(req.GetRole()); err != nil {
+		return nil, err
 	}
 	t, err := s.tailnetNamed(ctx, req.GetTailnet())
 	if err != nil {
@@ -47,6 +52,34 @@ func (s *Server) RenameUser(ctx context.Context, req *headscalev1.RenameUserRequ
 	}
 	m, err := s.userMessage(ctx, u)
 	return &headscalev1.RenameUserResponse{User: m}, err
+}
+
+// roles are those of tailnet.User.Role; empty means member.
+var roles = []string{"owner", "admin", "it-admin", "network-admin", "billing-admin", "auditor", "member"}
+
+func checkRole(role string) error {
+	if role != "" && !slices.Contains(roles, role) {
+		return invalid("there is no role %q: use one of %s", role, strings.Join(roles, ", "))
+	}
+	return nil
+}
+
+// SetUserRole says what a user may do.
+func (s *Server) SetUserRole(ctx context.Context, req *headscalev1.SetUserRoleRequest) (*headscalev1.SetUserRoleResponse, error) {
+	u, err := s.user(ctx, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRole(req.GetRole()); err != nil {
+		return nil, err
+	}
+	changed := *u
+	changed.Role = req.GetRole()
+	if u, err = s.cfg.Store.UpdateUser(ctx, changed); err != nil {
+		return nil, err
+	}
+	m, err := s.userMessage(ctx, u)
+	return &headscalev1.SetUserRoleResponse{User: m}, err
 }
 
 // DeleteUser deletes a user without nodes, and the user's pre-auth keys.
