@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"testing"
@@ -64,11 +65,14 @@ func (n *Node) noise(ctx context.Context) (*ts2021.Client, error) {
 		return nil, fmt.Errorf("asking for the server's key: %w", err)
 	}
 	n.client, err = ts2021.NewClient(ts2021.ClientOpts{
-		ServerURL: n.url, PrivKey: n.Machine, ServerPubKey: serverKey, Dialer: tsdial.NewDialer(nil),
-		Logf: func(string, ...any) {}, ProtocolVersion: uint16(n.Cap),
+		ServerURL: n.url, PrivKey: n.Machine, ServerPubKey: serverKey,
+		Dialer: tsdial.NewFromFuncForDebug(discard, new(net.Dialer).DialContext),
+		Logf:   discard, ProtocolVersion: uint16(n.Cap),
 	})
 	return n.client, err
 }
+
+func discard(string, ...any) {}
 
 // Post sends a request inside Noise and gives the answer, whose body the caller closes.
 func (n *Node) Post(ctx context.Context, path string, body any) (*http.Response, error) {
@@ -222,6 +226,17 @@ func (p *Poll) Await(what string, ok func(*Netmap) bool) {
 		if err := p.Next(); err != nil {
 			p.t.Fatalf("%s waits for %s: %v", p.name, what, err)
 		}
+	}
+}
+
+// AwaitEnd reads messages until the server ends the stream.
+func (p *Poll) AwaitEnd() {
+	p.t.Helper()
+	timer := time.AfterFunc(patience, p.stop)
+	for p.Next() == nil {
+	}
+	if !timer.Stop() {
+		p.t.Fatalf("%s: the stream does not end", p.name)
 	}
 }
 
