@@ -46,7 +46,8 @@ func (c *Compiled) buildFilter(i int) []tailcfg.FilterRule {
 	return f.([]tailcfg.FilterRule)
 }
 
-// filterKey says which destinations of which flows concern node i, and whether none of them is the node's own address.
+// filterKey says which destinations of which flows concern node i, and whether what they write is the same for every
+// node of that key: not its own addresses, nor a part of a set.
 func (c *Compiled) filterKey(i int) (key []byte, shareable bool) {
 	shareable = true
 	for n := range c.flows {
@@ -60,10 +61,11 @@ func (c *Compiled) filterKey(i int) (key []byte, shareable bool) {
 			key = binary.AppendUvarint(key, uint64(n))
 			for k, d := range f.dsts {
 				if d.to.has(i) {
-					key = binary.AppendUvarint(key, uint64(k))
-					shareable = shareable && d.owned == nil && f.caps == nil
+					key = binary.AppendUvarint(key, uint64(k+1))
+					shareable = shareable && d.owned == nil && f.caps == nil && (d.kind != bySet || len(d.ranges) == 1)
 				}
 			}
+			key = append(key, 0) // ends the destinations
 		}
 	}
 	return key, shareable

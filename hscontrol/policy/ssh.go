@@ -104,20 +104,21 @@ var noSSH = &tailcfg.SSHPolicy{Rules: []*tailcfg.SSHRule{}}
 
 // buildSSH writes the rules that have node i as a destination. Nodes with the same rules share the result.
 func (c *Compiled) buildSSH(i int) *tailcfg.SSHPolicy {
-	key := []byte("ssh")
-	self := false
+	var key []byte
+	user := tailnet.UserID(0) // whose own node it is, if that matters
 	for n, f := range c.ssh {
 		mine := f.self[c.x.users[i]] && c.x.member.has(i)
-		if self = self || mine; mine || f.to.has(i) {
+		if mine {
+			user = c.x.users[i]
+		}
+		if mine || f.to.has(i) {
 			key = append(binary.AppendUvarint(key, uint64(n)), byte(btoi(mine)), byte(btoi(f.to.has(i))))
 		}
 	}
-	if len(key) == len("ssh") {
+	if len(key) == 0 {
 		return noSSH
 	}
-	if self {
-		key = binary.AppendUvarint(key, uint64(c.x.users[i]))
-	}
+	key = append(binary.AppendUvarint([]byte("ssh"), uint64(user)), key...)
 	if p, ok := c.shared.Load(string(key)); ok {
 		return p.(*tailcfg.SSHPolicy)
 	}

@@ -191,17 +191,18 @@ func (c *Compiled) Routes(viewer, peer tailnet.NodeID) []netip.Prefix {
 
 // routes makes the list, or finds the one that another viewer got.
 func (c *Compiled) routes(v, p int) []netip.Prefix {
-	key := binary.AppendUvarint([]byte("routes"), uint64(p))
 	var list []netip.Prefix
+	exits := c.exitBy[p] != nil && c.exitBy[p].meets(c.from[v])
+	if exits {
+		list = tailnet.ExitRoutes()
+	}
+	key := binary.AppendUvarint([]byte("routes"), uint64(p))
+	key = append(key, byte(btoi(exits)))
 	for n, r := range c.x.routes[p] {
 		if c.leads(v, p, c.x.subnet(r)) {
 			list = append(list, r)
 			key = binary.AppendUvarint(key, uint64(n))
 		}
-	}
-	if by := c.exitBy[p]; by != nil && by.meets(c.from[v]) {
-		list = append(list, tailnet.ExitRoutes()...)
-		key = append(key, "exit"...)
 	}
 	if list == nil {
 		return nil
