@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 
@@ -162,4 +164,10 @@ func prefixes(texts ...string) (ps []netip.Prefix) {
 		ps = append(ps, netip.MustParsePrefix(text))
 	}
 	return ps
+}
+
+// comparable lets go-cmp look into keys and addresses.
+var comparable = []cmp.Option{
+	cmpopts.EquateComparable(key.MachinePublic{}, key.NodePublic{}, key.DiscoPublic{}, key.NLPublic{}, netip.Addr{}, netip.Prefix{}, netip.AddrPort{}),
+	cmpopts.EquateEmpty(),
 }

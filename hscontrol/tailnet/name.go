@@ -52,12 +52,12 @@ const nearNames = 16
 // FreeName is base, or base-1, base-2 and so on, cut to fit into a label: the first that is not taken. Where a whole
 // herd has the name it is one that follows a taken one, found in few steps.
 func FreeName(base string, taken func(string) bool) string {
-	low := 0
-	for ; low < nearNames; low++ {
-		if name := numberedName(base, low); !taken(name) {
+	for i := range nearNames {
+		if name := numberedName(base, i); !taken(name) {
 			return name
 		}
 	}
+	low := nearNames - 1 // is taken
 	high := 2 * low
 	for taken(numberedName(base, high)) {
 		low, high = high, 2*high
