@@ -16,8 +16,9 @@ type index struct {
 	v4, v6  []netip.Addr // of each node; may be invalid
 	users   []tailnet.UserID
 	tags    [][]string
-	routes  [][]netip.Prefix // served subnet routes of each node
-	primary [][]netip.Prefix // those that the node is primary for
+	routes  [][]netip.Prefix       // served subnet routes of each node
+	primary [][]netip.Prefix       // those that the node is primary for
+	exit    map[int][]netip.Prefix // served exit routes: one family or both
 	online  bitset
 	macs    bitset
 
@@ -51,7 +52,7 @@ func newIndex(s *tailnet.Snapshot) *index {
 		ids: make([]tailnet.NodeID, n), number: make(map[tailnet.NodeID]int, n),
 		v4: make([]netip.Addr, n), v6: make([]netip.Addr, n),
 		users: make([]tailnet.UserID, n), tags: make([][]string, n),
-		routes: make([][]netip.Prefix, n), primary: make([][]netip.Prefix, n),
+		routes: make([][]netip.Prefix, n), primary: make([][]netip.Prefix, n), exit: map[int][]netip.Prefix{},
 		online: newBitset(n), macs: newBitset(n),
 		all: newBitset(n), tagged: newBitset(n), member: newBitset(n), exits: newBitset(n), routers: newBitset(n),
 		byTag: map[string]bitset{}, byUser: map[tailnet.UserID]bitset{},
@@ -99,6 +100,7 @@ func (x *index) addNode(i int, node *tailnet.Node) {
 	for _, r := range node.ServedRoutes() {
 		if tailnet.IsExitRoute(r) {
 			x.exits.set(i)
+			x.exit[i] = append(x.exit[i], r)
 			continue
 		}
 		x.routes[i] = append(x.routes[i], r)

@@ -194,7 +194,7 @@ func (c *Compiled) routes(v, p int) []netip.Prefix {
 	var list []netip.Prefix
 	exits := c.exitBy[p] != nil && c.exitBy[p].meets(c.from[v])
 	if exits {
-		list = tailnet.ExitRoutes()
+		list = slices.Clone(c.x.exit[p])
 	}
 	key := binary.AppendUvarint([]byte("routes"), uint64(p))
 	key = append(key, byte(btoi(exits)))
