@@ -84,13 +84,14 @@ func (t *tx) joinWithKey(secret tailnet.Secret, j Join) (*tailnet.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if refusal := k.Usable(t.now); refusal != nil {
-		if !m.mayReturn(g, t.now) {
-			return nil, refusal
-		}
-	} else if !k.Reusable {
-		if err := t.useKey(k); err != nil {
+	if !m.mayReturn(g, t.now) {
+		if err := k.Usable(t.now); err != nil {
 			return nil, err
+		}
+		if !k.Reusable {
+			if err := t.useKey(k); err != nil {
+				return nil, err
+			}
 		}
 	}
 	j.Ephemeral = j.Ephemeral || k.Ephemeral
@@ -133,11 +134,16 @@ func (t *tx) machine(j Join) (machine, error) {
 	return m, nil
 }
 
-// mayReturn reports whether the node may register again with a key that is used up: it is the very node that joined
-// with it, its own key has not expired, and it still is what the key makes of it.
+// mayReturn reports whether the key neither has to be good nor is used up by this join, because the machine is in
+// already: as the very node that registers again, which a client does with its old node key before it makes a new one,
+// or as the node that this key let in, now with a new node key. Its own key must not have expired, and it must still be
+// what the pre-auth key makes of it.
 func (m machine) mayReturn(g grant, now time.Time) bool {
-	n := m.same
-	return n != nil && n.TailnetID == g.tailnet && !n.Expired(now) && n.UserID == g.user && slices.Equal(n.Tags, g.tags)
+	still := func(n *tailnet.Node) bool {
+		return n.TailnetID == g.tailnet && !n.Expired(now) && n.UserID == g.user && slices.Equal(n.Tags, g.tags)
+	}
+	return m.same != nil && still(m.same) ||
+		m.same == nil && slices.ContainsFunc(m.nodes, func(n *tailnet.Node) bool { return n.AuthKeyID == g.key && still(n) })
 }
 
 // known is the row that this join continues: of the same node key, of the key that it replaces, or of the same machine

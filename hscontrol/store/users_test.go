@@ -89,10 +89,10 @@ func TestFindUser(t *testing.T) {
 	bothEngines(t, func(t *testing.T, w *world) {
 		lab := must[*tailnet.Tailnet](t)(w.CreateTailnet(w.ctx, "lab", v4, v6))
 		must[*tailnet.User](t)(w.CreateUser(w.ctx, tailnet.User{Name: "bob", Email: "b@example.com"})) // ID 2
-		w.newUser(0, "1")                                                                               // ID 3, named like an ID
-		w.newUser(0, "77")                                                                              // ID 4, named like no ID
-		w.newUser(lab.ID, "bob")                                                                        // ID 5
-		must[*tailnet.User](t)(w.CreateUser(w.ctx, tailnet.User{Name: "eve", Email: "b@example.com"}))  // ID 6
+		w.newUser(0, "1")                                                                              // ID 3, named like an ID
+		w.newUser(0, "77")                                                                             // ID 4, named like no ID
+		w.newUser(lab.ID, "bob")                                                                       // ID 5
+		must[*tailnet.User](t)(w.CreateUser(w.ctx, tailnet.User{Name: "eve", Email: "b@example.com"})) // ID 6
 		for _, c := range []struct {
 			in   tailnet.ID
 			ref  string

@@ -43,11 +43,12 @@ type operation struct {
 type Stats struct {
 	Groups     uint64 // transactions begun
 	Operations uint64 // operations run in them
+	Waiting    int    // operations that wait for the next
 }
 
-// Stats says what the writer has done since Open.
+// Stats says what the writer has done since Open, and what it still has to do.
 func (s *Store) Stats() Stats {
-	return Stats{Groups: s.writer.groups.Load(), Operations: s.writer.operations.Load()}
+	return Stats{Groups: s.writer.groups.Load(), Operations: s.writer.operations.Load(), Waiting: len(s.writer.queue)}
 }
 
 func (s *Store) startWriter() {
