@@ -219,6 +219,15 @@ func TestOneShotKey(t *testing.T) {
 	a, b := s.Node("alpha"), s.Node("beta")
 	a.Join(secret)
 	a.Join(secret) // the same machine, restarted
+	// A client that is told to log in anew first sends the key with its old node key.
+	fresh := s.Key(s.User("bob"), func(k *tailnet.PreAuthKey) { k.Reusable = false })
+	c := s.Node("gamma")
+	c.Join(fresh)
+	was := c.Key.Public()
+	c.Key = key.NewNode()
+	if resp, err := c.Register(hstest.Context(t), hstest.WithKey(fresh), func(r *tailcfg.RegisterRequest) { r.OldNodeKey = was }); err != nil || !resp.MachineAuthorized {
+		t.Errorf("the machine that used the key, with a new node key: got %+v, %v; want to be let in", resp, err)
+	}
 	resp, err := b.Register(hstest.Context(t), hstest.WithKey(secret))
 	if err != nil || !strings.Contains(resp.Error, "used") {
 		t.Errorf("a second machine with a used key: got %+v, %v; want it refused", resp, err)
