@@ -19,6 +19,7 @@ func (c *cli) authCommand() *cobra.Command {
 	c.withTailnet(cmd, " of the user (default: default)")
 
 	register, id := authCommand("register", "let in a client, as a user's node")
+	register.Example = "headscale auth register --user alice --auth-id hskey-authreq-0123456789abcdef01234567"
 	register.RunE = func(cmd *cobra.Command, _ []string) error {
 		return c.register(cmd.Context(), user, *id, "--auth-id", false)
 	}

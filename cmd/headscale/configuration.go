@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/policy"
 )
 
 // load reads the configuration as the server does, and shows its warnings.
@@ -21,8 +24,18 @@ func (c *cli) configTestCommand() *cobra.Command {
 		Short: "say whether the server could start with its configuration; nothing is said when it could",
 		Args:  exactly(0, ""),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := c.load()
-			return err
+			cfg, err := c.load()
+			if err != nil || cfg.Policy.Mode != config.PolicyFile || cfg.Policy.Path == "" {
+				return err
+			}
+			text, err := c.readFile(cfg.Policy.Path, maxPolicy)
+			if err != nil {
+				return fmt.Errorf("reading the policy: %w", err)
+			}
+			if _, err := policy.Parse(string(text)); err != nil {
+				return fmt.Errorf("policy %s: %w", cfg.Policy.Path, err)
+			}
+			return nil
 		},
 	}
 }

@@ -33,10 +33,17 @@ type client = headscalev1.HeadscaleServiceClient
 
 // ask runs do with a connection to the server, within the time that the configuration allows.
 func (c *cli) ask(ctx context.Context, do func(context.Context, client) error) error {
+	if c.bypass {
+		return c.private(ctx, do)
+	}
 	where, err := c.server()
 	if err != nil {
 		return err
 	}
+	return c.askAt(ctx, where, do)
+}
+
+func (c *cli) askAt(ctx context.Context, where config.Client, do func(context.Context, client) error) error {
 	timeout := where.CLI.Timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-//go:generate sh -c "go run . docs > ../../docs/cli.md"
+//go:generate sh -c "go run . docs > ../../docs/cli.md.new && mv ../../docs/cli.md.new ../../docs/cli.md"
 
 func (c *cli) docsCommand() *cobra.Command {
 	return &cobra.Command{
@@ -38,8 +38,27 @@ standard error; with ` + "`-o json`" + ` that is ` + "`{\"error\": \"…\"}`" + 
 	b.WriteString("## Flags of every command\n\n")
 	flagTable(&b, root.PersistentFlags())
 	describe(&b, root)
+	b.WriteString(olderNames)
 	return b.String()
 }
+
+// olderNames are the commands that the tree hides.
+const olderNames = `
+## Older names
+
+Command lines written for headscale 0.15 and later go on working:
+
+| older | today |
+|---|---|
+| ` + "`namespaces`, `namespace`, `ns`" + ` | ` + "`users`" + `, with the words of its time: ` + "`Namespace created`" + ` |
+| ` + "`machines`, `machine`" + ` | ` + "`nodes`" + `, likewise: ` + "`Machine renamed`" + ` |
+| ` + "`-n NAME`, `--namespace NAME`" + `, also before the command: ` + "`headscale -n vpn nodes register --key KEY`" + ` | ` + "`--user NAME`" + ` |
+| ` + "`nodes routes list`, `nodes routes enable`" + ` | ` + "`routes list`, `routes enable`" + ` |
+| ` + "`policy … --bypass-grpc-and-access-database-directly`" + ` | ` + "`--bypass-server-and-access-database-directly`" + ` |
+
+A user is named by name, e-mail address or ID everywhere; where a name is a number, ` + "`name=12` and `id=12`" + ` leave no doubt.
+A registration key is taken in every form: ` + "`hskey-authreq-…`, `hskey-reg-…`, `mkey:…`, `nodekey:…`" + `, or the digits alone.
+`
 
 func describe(b *strings.Builder, parent *cobra.Command) {
 	for _, cmd := range parent.Commands() {
@@ -55,7 +74,10 @@ func describe(b *strings.Builder, parent *cobra.Command) {
 		if about == "" || cmd.Parent().Name() == "completion" {
 			about = strings.ToUpper(cmd.Short[:1]) + cmd.Short[1:] + "."
 		}
-		b.WriteString(about + "\n")
+		b.WriteString(strings.TrimSpace(about) + "\n")
+		if cmd.Example != "" {
+			fmt.Fprintf(b, "\n```\n%s\n```\n", cmd.Example)
+		}
 		if len(cmd.Aliases) > 0 {
 			fmt.Fprintf(b, "\nAlso: `%s`\n", strings.Join(cmd.Aliases, "`, `"))
 		}

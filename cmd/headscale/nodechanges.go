@@ -112,6 +112,7 @@ func (n *nodes) tag() *cobra.Command {
 		Use:     "tag [NODE]",
 		Aliases: []string{"tags", "t"},
 		Short:   "replace the tags of a node, which then belongs to no user",
+		Example: `headscale nodes tag -i 6 -t tag:server,tag:web`,
 		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return n.one(cmd.Context(), args, func(ctx context.Context, server client, id uint64) error {
@@ -158,9 +159,10 @@ func (n *nodes) move() *cobra.Command {
 func (n *nodes) setIP() *cobra.Command {
 	var v4, v6 string
 	cmd := &cobra.Command{
-		Use:   "set-ip [ADDRESS...]",
-		Short: "give a node an IPv4 address, an IPv6 address, or both",
-		Args:  atMost(2),
+		Use:     "set-ip [ADDRESS...]",
+		Short:   "give a node an IPv4 address, an IPv6 address, or both",
+		Example: `headscale nodes set-ip -i 6 100.64.0.7`,
+		Args:    atMost(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, addr := range []string{v4, v6} {
 				if addr != "" {

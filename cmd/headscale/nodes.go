@@ -228,9 +228,10 @@ func nodeFacts(n *headscalev1.Node) string {
 func (n *nodes) register() *cobra.Command {
 	var ref string
 	cmd := &cobra.Command{
-		Use:   "register",
-		Short: "let in a client that shows a registration key (also: auth register)",
-		Args:  exactly(0, ""),
+		Use:     "register",
+		Short:   "let in a client that shows a registration key (also: auth register)",
+		Example: `headscale nodes register --user alice --key hskey-authreq-0123456789abcdef01234567`,
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// The guide of 0.15 says -n, and scripts of its time look for its words.
 			old := n.noun == "Machine" || cmd.Flags().Changed("namespace")

@@ -44,15 +44,24 @@ func showList[M proto.Message](c *cli, list []M, t *table) error {
 	if c.output == "" {
 		return t.write(c.out, c.colour())
 	}
+	items, err := raw(list)
+	if err != nil {
+		return err
+	}
+	return c.showAny("", items)
+}
+
+// raw is each message in the shape of the API.
+func raw[M proto.Message](list []M) ([]json.RawMessage, error) {
 	items := make([]json.RawMessage, len(list))
 	for i, m := range list {
 		data, err := shape.Marshal(m)
 		if err != nil {
-			return fmt.Errorf("writing the answer: %w", err)
+			return nil, fmt.Errorf("writing the answer: %w", err)
 		}
 		items[i] = data
 	}
-	return c.showAny("", items)
+	return items, nil
 }
 
 // write brings JSON into the form that was asked for. It is made anew, because protojson varies its blanks on purpose.

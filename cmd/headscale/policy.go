@@ -22,7 +22,8 @@ func (c *cli) policyCommand() *cobra.Command {
 		Short: "who may reach whom",
 	})
 	c.withTailnet(cmd, " (default: default)")
-	cmd.AddCommand(c.policyGet(), c.policySet(), c.policyCheck())
+	c.bypassFlags(cmd)
+	cmd.AddCommand(c.policyGet(), c.policySet(), c.policyCheck(), c.policyEval())
 	return cmd
 }
 
@@ -98,7 +99,7 @@ func (c *cli) policyFileCommand(use, short string) (cmd *cobra.Command, read fun
 		if file == "" {
 			return "", errors.New("say the file with the policy: -f FILE")
 		}
-		text, err := c.readFile(file)
+		text, err := c.readFile(file, maxPolicy)
 		if err != nil {
 			return "", fmt.Errorf("reading the policy: %w", err)
 		}
@@ -106,7 +107,7 @@ func (c *cli) policyFileCommand(use, short string) (cmd *cobra.Command, read fun
 	}
 }
 
-func (c *cli) readFile(name string) ([]byte, error) {
+func (c *cli) readFile(name string, limit int64) ([]byte, error) {
 	in := c.in
 	if name != "-" {
 		f, err := os.Open(name)
@@ -116,9 +117,9 @@ func (c *cli) readFile(name string) ([]byte, error) {
 		defer f.Close()
 		in = f
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxPolicy+1))
-	if err == nil && len(data) > maxPolicy {
-		err = fmt.Errorf("%s is larger than %d MiB", name, maxPolicy>>20)
+	data, err := io.ReadAll(io.LimitReader(in, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s is larger than %d MiB", name, limit>>20)
 	}
 	return data, err
 }

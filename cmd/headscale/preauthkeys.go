@@ -38,6 +38,7 @@ func (p *preAuthKeys) create() *cobra.Command {
 		Use:     "create",
 		Aliases: []string{"c", "new"},
 		Short:   "make a key, and show it for the only time",
+		Example: `headscale preauthkeys create --user alice --reusable -e 24h`,
 		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if p.user == "" && len(req.AclTags) == 0 {

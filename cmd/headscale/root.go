@@ -29,13 +29,14 @@ type cli struct {
 	output     string // "", json, json-line or yaml
 	force      bool
 	tailnet    string // of the commands that have --tailnet
+	bypass     bool   // of the policy commands
 }
 
 func newCLI(in io.Reader, out, err io.Writer, env []string) *cli {
 	return &cli{in: in, out: out, err: err, env: env}
 }
 
-// run runs one command and gives the exit code: 0 or 1.
+// run runs one command and gives the exit code: 0, or 1 on any failure but those that say another.
 func (c *cli) run(ctx context.Context, args []string) int {
 	root := c.tree()
 	root.SetArgs(args)
@@ -47,11 +48,21 @@ func (c *cli) run(ctx context.Context, args []string) int {
 	if !errors.As(err, &told) {
 		c.complain(err, wantsJSON(c.output, args))
 	}
+	var coded withCode
+	if errors.As(err, &coded) {
+		return coded.code
+	}
 	return 1
 }
 
 // told is an error that was shown already.
 type told struct{ error }
+
+// withCode is an error with an exit code of its own.
+type withCode struct {
+	error
+	code int
+}
 
 // complain writes the error: as a sentence, or as JSON for programs.
 func (c *cli) complain(err error, asJSON bool) {
@@ -126,7 +137,16 @@ the one on this machine, over its unix socket, or another one with --address and
 		c.docsCommand(),
 	)
 	root.InitDefaultCompletionCmd()
+	bareUsage(root)
 	return root
+}
+
+// bareUsage leaves "[flags]" out of the lines that show how a command is written.
+func bareUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, sub := range cmd.Commands() {
+		bareUsage(sub)
+	}
 }
 
 func (c *cli) checkOutput() error {

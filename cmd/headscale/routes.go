@@ -131,9 +131,10 @@ func primary(r *headscalev1.Route) string {
 
 func (r *routes) enable() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "enable",
-		Short: "enable routes; with -i, these and no others of the node",
-		Args:  exactly(0, ""),
+		Use:     "enable",
+		Short:   "enable routes; with -i, these and no others of the node",
+		Example: `headscale routes enable -i 6 -r 192.168.100.0/24`,
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return r.change(cmd.Context(), func(ctx context.Context, server client, id uint64) error {
 				_, err := server.EnableRoute(ctx, &headscalev1.EnableRouteRequest{RouteId: id})
@@ -304,9 +305,10 @@ func routeTable(nodes []*headscalev1.Node) *table {
 func (n *nodes) approveRoutes() *cobra.Command {
 	var routes []string
 	cmd := &cobra.Command{
-		Use:   "approve-routes [NODE]",
-		Short: "replace the set of routes that a node may serve; an empty set withdraws all",
-		Args:  atMost(1),
+		Use:     "approve-routes [NODE]",
+		Short:   "replace the set of routes that a node may serve; an empty set withdraws all",
+		Example: `headscale nodes approve-routes -i 6 -r 192.168.100.0/24,10.0.0.0/8`,
+		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("routes") {
 				return errors.New(`say the routes, with -r 10.0.0.0/8,192.168.0.0/24; -r "" withdraws all`)
