@@ -228,3 +228,6 @@ func addrText(a netip.Addr) string {
 	}
 	return a.String()
 }
+
+// Store is the server's store.
+func (s *Server) Store() *store.Store { return s.store }

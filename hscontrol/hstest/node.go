@@ -72,6 +72,12 @@ func (n *Node) noise(ctx context.Context) (*ts2021.Client, error) {
 	return n.client, err
 }
 
+// Connect makes the Noise client; the connection itself is made by the first request.
+func (n *Node) Connect(ctx context.Context) error {
+	_, err := n.noise(ctx)
+	return err
+}
+
 func discard(string, ...any) {}
 
 // Post sends a request inside Noise and gives the answer, whose body the caller closes.
@@ -176,26 +182,38 @@ type Poll struct {
 	stop context.CancelFunc
 }
 
-// Poll opens a map stream and reads the first message.
+// Poll opens a map stream and reads the first message, which must come.
 func (n *Node) Poll() *Poll {
 	n.t.Helper()
+	p, err := n.TryPoll()
+	if err != nil {
+		n.t.Fatalf("%s polls: %v", n.Name, err)
+	}
+	return p
+}
+
+// TryPoll opens a map stream and reads the first message.
+func (n *Node) TryPoll() (*Poll, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	n.t.Cleanup(stop)
 	req := n.request()
 	req.Stream = true
 	resp, err := n.Post(ctx, "/machine/map", req)
 	if err != nil {
-		n.t.Fatalf("%s polls: %v", n.Name, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(resp.Body)
-		n.t.Fatalf("%s polls: got %s: %s", n.Name, resp.Status, text)
+		stop()
+		return nil, err
 	}
 	p := &Poll{Netmap: NewNetmap(), t: n.t, name: n.Name, body: resp.Body, stop: stop}
-	if err := p.Next(); err != nil {
-		n.t.Fatalf("%s polls: reading the first message: %v", n.Name, err)
+	if resp.StatusCode != http.StatusOK {
+		defer p.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return nil, fmt.Errorf("%s: %s", resp.Status, text)
 	}
-	return p
+	if err := p.Next(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("reading the first message: %w", err)
+	}
+	return p, nil
 }
 
 // Close leaves.
