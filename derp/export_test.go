@@ -1,6 +1,9 @@
 package derp
 
-import "net/netip"
+import (
+	"net/http/httptest"
+	"net/netip"
+)
 
 // AnswerSTUN is what a server sends back for a datagram; nil for nothing.
 func AnswerSTUN(in []byte, from netip.AddrPort) []byte {
@@ -9,4 +12,13 @@ func AnswerSTUN(in []byte, from netip.AddrPort) []byte {
 		return nil
 	}
 	return req.appendAnswer(make([]byte, 0, 128), from)
+}
+
+// RedirectOf is where the http port sends a request for target at host.
+func RedirectOf(tlsPort uint16, host, target string) string {
+	req := httptest.NewRequest("GET", target, nil)
+	req.Host = host
+	w := httptest.NewRecorder()
+	plainPages(tlsPort).ServeHTTP(w, req)
+	return w.Header().Get("Location")
 }

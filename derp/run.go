@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -75,9 +76,12 @@ func (r *Relay) Run(ctx context.Context) error {
 	stop := func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 		defer cancel()
+		var wg sync.WaitGroup
 		for _, s := range services {
-			s.stop(grace)
+			wg.Go(func() { s.stop(grace) })
 		}
+		r.Close()
+		wg.Wait()
 	}
 	if err != nil {
 		stop()
@@ -203,10 +207,11 @@ func httpService(ln net.Listener, srv *http.Server, serve func(net.Listener) err
 	return &service{
 		addr: addrPort(ln.Addr()),
 		serve: func() error {
-			if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
-				return err
+			err := serve(ln)
+			if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+				return nil
 			}
-			return nil
+			return err
 		},
 		stop: func(ctx context.Context) {
 			if srv.Shutdown(ctx) != nil {
