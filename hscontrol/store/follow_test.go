@@ -24,7 +24,7 @@ func TestLaw(t *testing.T) {
 		w := newWorld(t, cfg)
 		h := newHerd(w, rand.New(rand.NewPCG(seed, 0)))
 		kept := []*tailnet.Snapshot{h.snapshot()}
-		for i := range 300 {
+		for i := range 200 {
 			act := h.act()
 			now := h.snapshot()
 			if last := kept[len(kept)-1]; now.Rev < last.Rev {

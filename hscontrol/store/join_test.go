@@ -191,13 +191,19 @@ func TestReturnWithUsedKey(t *testing.T) {
 		},
 		"another node key": {
 			change: func(_ *world, _ *tailnet.Node, j *store.Join) { j.NodeKey = key.NewNode().Public() },
-			want:   tailnet.ErrKeyRefused,
+		},
+		"another node key after another key let it in": {
+			change: func(w *world, _ *tailnet.Node, j *store.Join) {
+				j.NodeKey = key.NewNode().Public()
+				must[*tailnet.Node](w.t)(w.JoinWithKey(w.ctx, w.secret, *j))
+				j.NodeKey = key.NewNode().Public()
+			},
+			want: tailnet.ErrKeyRefused,
 		},
 		"a rotated node key": {
 			change: func(_ *world, n *tailnet.Node, j *store.Join) {
 				j.NodeKey, j.OldNodeKey = key.NewNode().Public(), n.NodeKey
 			},
-			want: tailnet.ErrKeyRefused,
 		},
 		"another machine": {
 			change: func(_ *world, _ *tailnet.Node, j *store.Join) { j.MachineKey = key.NewMachine().Public() },
