@@ -12,9 +12,7 @@ import (
 
 // TestJoinByKey shows every kind of pre-auth key, and what a client is told when a key is no good.
 func TestJoinByKey(t *testing.T) {
-	l, server := stage(t, `policy:
-  path: /etc/headscale/policy.hujson`)
-	_ = l
+	l, server := stage(t)
 	machine := func(name string, n int) *lab.Client {
 		return l.Public(name, fmt.Sprintf("203.0.113.%d", n)).Tailscale(lab.Newest)
 	}
@@ -26,7 +24,9 @@ func TestJoinByKey(t *testing.T) {
 	says(t, second.Refused("tailscale up --timeout=20s "+login+" --auth-key="+once), "used")
 
 	l.Step("the first machine may come again with the used key, as a restarted container does")
-	first.Up(login, "--auth-key="+once, "--force-reauth")
+	first.Shutdown()
+	first.Boot()
+	first.Up(login, "--auth-key="+once)
 
 	l.Step("a reusable key lets in many")
 	many := server.Key("-u amelia -e 1h --reusable")
@@ -121,7 +121,8 @@ func TestProfiles(t *testing.T) {
 	anchor := join(t, server, l.Public("anchor", "203.0.113.21"))[0]
 	desk := l.Public("desk", "203.0.113.22").Tailscale(lab.Newest)
 
-	desk.Up(login, "--auth-key="+server.Key("-u amelia -e 1h"), "--nickname=amelia-here")
+	desk.Up(login, "--auth-key="+server.Key("-u amelia -e 1h"))
+	desk.Do("tailscale set --nickname=amelia-here")
 	hers := desk.IP()
 	anchor.Eventually("ping -c 1 -W 2 "+hers, "1 received")
 

@@ -16,24 +16,15 @@ func TestOwnRelay(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t)
 	host := l.Public("relay", "203.0.113.40")
-	derper := host.Begin("derper --hostname=203.0.113.40 --certmode=selfsigned --certdir=/var/lib/derper -a :12345 --http-port=-1 --stun" +
-		" --verify-client-url=http://" + serverIP + ":8080/verify --verify-client-url-fail-open=false -c /var/lib/derper.key")
-	pin := derper.Await(`sha256-raw:[0-9a-f]{64}`)[0]
+	derper := host.Begin("derper --hostname=203.0.113.40 --region-code=own --region-name=Own-relay -a :12345 --http-port=-1" +
+		" --verify-client-url=http://" + serverIP + ":8080/verify")
+	entry := derper.Await(`(?s)\{\s.*?\n\}\n`)[0]
+	says(t, entry, "sha256-raw:")
 
+	l.Step("the entry that it prints is pasted into a file of the server")
 	machine := l.Public("server", serverIP)
-	machine.Write("/etc/headscale/derp.yaml", `regions:
-  901:
-    regionid: 901
-    regioncode: own
-    regionname: Own relay
-    nodes:
-      - name: 901a
-        regionid: 901
-        hostname: 203.0.113.40
-        ipv4: 203.0.113.40
-        derpport: 12345
-        certname: `+pin+"\n")
-	config := strings.NewReplacer("paths: []", "paths: [/etc/headscale/derp.yaml]", "enabled: true", "enabled: false").
+	machine.Write("/etc/headscale/derp.json", entry)
+	config := strings.NewReplacer("paths: []", "paths: [/etc/headscale/derp.json]", "enabled: true", "enabled: false").
 		Replace(lab.Config(serverIP))
 	server := machine.Headscale(config)
 	server.Do("headscale users create amelia")
@@ -47,11 +38,11 @@ func TestOwnRelay(t *testing.T) {
 	kitchen.Web("80")
 	says(t, desk.PingsByRelay(kitchen.IP()), "DERP(own)")
 	desk.Eventually("curl -s -m 5 http://"+kitchen.IP(), "kitchen sees "+desk.IP())
-	says(t, desk.Do("tailscale netcheck"), "Own relay")
+	says(t, desk.Do("tailscale netcheck"), "Own-relay")
 
 	l.Step("a stranger, member of somebody else's tailnet, is refused")
 	other := l.Public("elsewhere", "203.0.113.50")
-	other.Write("/etc/headscale/derp.yaml", machine.Read("/etc/headscale/derp.yaml"))
+	other.Write("/etc/headscale/derp.json", machine.Read("/etc/headscale/derp.json"))
 	foreign := other.Headscale(strings.ReplaceAll(config, serverIP, "203.0.113.50"))
 	foreign.Do("headscale users create mallory")
 	stranger := l.Public("stranger", "203.0.113.60").Tailscale(lab.Newest)

@@ -24,7 +24,9 @@ func stage(t *testing.T, more ...string) (*lab.Lab, *lab.Server) {
 	t.Helper()
 	t.Parallel()
 	l := lab.New(t)
-	server := l.Public("server", serverIP).Headscale(lab.Config(serverIP, more...))
+	host := l.Public("server", serverIP)
+	host.Write("/etc/headscale/policy.hujson", "{}") // for configurations that name it: no rules, so all is open
+	server := host.Headscale(lab.Config(serverIP, more...))
 	server.Do("headscale users create amelia")
 	return l, server
 }

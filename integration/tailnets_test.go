@@ -14,7 +14,7 @@ func TestTailnetsApart(t *testing.T) {
 	l, server := stage(t)
 	server.Do("headscale tailnets create rival")
 	says(t, server.Do("headscale tailnets list"), "default", "rival")
-	server.Do("headscale --tailnet rival users create amelia")
+	server.Do("headscale users create amelia --tailnet rival")
 
 	ours := join(t, server, l.Public("desk", "203.0.113.21"), l.Public("shelf", "203.0.113.22"))
 	key := server.Key("--tailnet rival -u amelia -e 1h --reusable")

@@ -38,6 +38,8 @@ func (h *Host) bridge(name, cidr, cidr6 string) *Network {
 		h.silently("ip addr add %s dev %s nodad", cidr6, name)
 	}
 	h.silently("ip link set %s up", name)
+	// Who talks within the network does not pass the router's rules.
+	h.silently("! test -e %[1]s || echo 0 >%[1]s", "/proc/sys/net/bridge/bridge-nf-call-iptables")
 	return n
 }
 
