@@ -156,7 +156,7 @@ func (s *Server) clientRoutes() http.Handler {
 	mux.HandleFunc("GET /health", s.serveHealth)
 	mux.HandleFunc("GET /version", s.serveVersion)
 	mux.Handle("/", console.New(console.Config{ServerURL: s.config().ServerURL, Registration: s.store.FindRegistration, Log: s.log}))
-	return mux
+	return trusting(s.config().TrustedProxies, mux)
 }
 
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {

@@ -107,7 +107,8 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.auth = auth.New(auth.Config{Store: s.store, State: s.state, ServerURL: cfg.ServerURL, NodeExpiry: cfg.Node.Expiry, Log: s.log})
-	s.control = control.New(control.Config{Key: noiseKey, Store: s.store, State: s.state, Auth: s.auth, Mapper: &mapper.Mapper{}, Log: s.log})
+	s.control = control.New(control.Config{Key: noiseKey, Store: s.store, State: s.state, Auth: s.auth, Mapper: &mapper.Mapper{},
+		ProbeEvery: cfg.Node.HAProbeInterval, ProbeTime: cfg.Node.HAProbeTimeout, Log: s.log})
 	if err := s.loadPolicyFile(ctx); err != nil {
 		return nil, err
 	}
@@ -125,6 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 	rooms.Go(func() error { return s.state.Run(inner) })
 	rooms.Go(func() error { return s.keep(inner) })
 	rooms.Go(func() error { return s.followDERP(inner) })
+	rooms.Go(func() error { return s.watch(inner) })
 	rooms.Go(func() error { return s.cert.run(inner) })
 
 	outer, ctx := errgroup.WithContext(ctx)

@@ -41,6 +41,10 @@ type Config struct {
 	// 0 means three seconds.
 	Grace time.Duration
 
+	// ProbeEvery is how often routers that share a route are asked whether they are there, and ProbeTime how long they
+	// may take to answer. ProbeEvery 0 asks nobody.
+	ProbeEvery, ProbeTime time.Duration
+
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger
 }
@@ -54,7 +58,8 @@ type Control struct {
 	live    live
 	arrived atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
 
-	alive struct{ plain, packed []byte }
+	alive  struct{ plain, packed []byte }
+	probes probes
 
 	conns struct {
 		sync.Mutex
@@ -106,6 +111,7 @@ func (c *Control) machineRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /machine/register", c.serveRegister)
 	mux.HandleFunc("POST /machine/map", c.serveMap)
+	mux.HandleFunc("/machine/ping-response", c.servePingResponse)
 	c.handleSmall(mux)
 	return mux
 }
@@ -113,7 +119,10 @@ func (c *Control) machineRoutes() http.Handler {
 // Run closes the sessions of nodes that left, until ctx ends; then it ends every stream, closes every connection and
 // waits for them.
 func (c *Control) Run(ctx context.Context) error {
+	var wait sync.WaitGroup
+	wait.Go(func() { c.probeRouters(ctx) })
 	c.watchDepartures(ctx)
+	wait.Wait()
 	c.end()
 	c.closeConns()
 	return nil

@@ -38,7 +38,8 @@ type session struct {
 	online  bool // this poll makes the node count as connected
 
 	id       string
-	replaced chan struct{} // closed when the same node polls anew
+	replaced chan struct{} // closed when the same node polls anew, or does not answer any more
+	ask      chan string   // a token to ping the client with; capacity 1
 }
 
 func (s *session) run(ctx context.Context) {
@@ -69,6 +70,10 @@ func (s *session) run(ctx context.Context) {
 				return
 			}
 			sent = next
+		case token := <-s.ask:
+			if !s.out.send(pingFrame(token, s.out.compress)) {
+				return
+			}
 		case <-s.out.quiet.C:
 			if !s.out.keepAlive() {
 				return
@@ -181,14 +186,33 @@ type departed struct {
 
 // enter makes s the poll of its node and ends the one before it.
 func (l *live) enter(s *session) {
-	s.id, s.replaced = rand.Text(), make(chan struct{})
+	s.id, s.replaced, s.ask = rand.Text(), make(chan struct{}), make(chan string, 1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old := l.open[s.viewer.ID]; old != nil {
-		close(old.replaced)
+		close(old.replaced) // it is taken out of the map with it, so nobody closes it twice
 	}
 	l.open[s.viewer.ID] = s
 	delete(l.left, s.viewer.ID)
+}
+
+// of is the poll of a node, or nil.
+func (l *live) of(id nodeID) *session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open[id]
+}
+
+// drop ends a poll from here.
+func (l *live) drop(s *session, at time.Time) {
+	l.leave(s, at)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-s.replaced:
+	default:
+		close(s.replaced)
+	}
 }
 
 func (l *live) leave(s *session, at time.Time) {

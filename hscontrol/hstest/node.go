@@ -176,6 +176,9 @@ type Poll struct {
 	Messages int // without keep-alives
 	Bytes    int // on the wire, lengths included
 
+	// Pings, if set, is called with the URL of each question whether the node is there (tailcfg.PingRequest).
+	Pings func(url string)
+
 	t    testing.TB
 	name string
 	body io.ReadCloser
@@ -227,7 +230,10 @@ func (p *Poll) Next() error {
 			return err
 		}
 		p.Bytes += size
-		if resp.KeepAlive {
+		if resp.PingRequest != nil && p.Pings != nil {
+			p.Pings(resp.PingRequest.URL)
+		}
+		if resp.KeepAlive || resp.PingRequest != nil {
 			continue
 		}
 		p.Messages++

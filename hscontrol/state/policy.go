@@ -2,9 +2,13 @@ package state
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+
+	"github.com/tailscale/hujson"
 
 	"github.com/keelscale/keelscale/hscontrol/policy"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -40,11 +44,7 @@ func (s *State) CheckPolicy(id tailnet.ID, text string) (warnings []string, err 
 	if v == nil {
 		return nil, fmt.Errorf("%w: tailnet %d", tailnet.ErrNotFound, id)
 	}
-	parsed, err := policy.Parse(text)
-	if err != nil {
-		return nil, err
-	}
-	compiled, err := policy.Compile(parsed, v.Snapshot)
+	_, compiled, err := usable(text, v.Snapshot)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (s *State) parseStored(ctx context.Context, next *View, had compiledFrom) (
 	if version == nil {
 		return nil, ""
 	}
-	parsed, err := usable(version.Text, next.Snapshot)
+	parsed, _, err := usable(version.Text, next.Snapshot)
 	if err == nil {
 		return parsed, ""
 	}
@@ -128,22 +128,37 @@ func (s *State) parseStored(ctx context.Context, next *View, had compiledFrom) (
 		if v.ID >= version.ID {
 			continue
 		}
-		if parsed, err := usable(v.Text, next.Snapshot); err == nil {
+		if parsed, _, err := usable(v.Text, next.Snapshot); err == nil {
 			return parsed, fmt.Sprintf("%s; version %d is in force instead", fault, v.ID)
 		}
 	}
 	return denyAll(), fault + "; there is no earlier one that can, so everything is denied"
 }
 
-func usable(text string, snapshot *tailnet.Snapshot) (*policy.Policy, error) {
+// usable reads and compiles a policy, and refuses what this server cannot do yet although the language has it.
+func usable(text string, snapshot *tailnet.Snapshot) (*policy.Policy, *policy.Compiled, error) {
 	parsed, err := policy.Parse(text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if _, err := policy.Compile(parsed, snapshot); err != nil {
-		return nil, err
+	compiled, err := policy.Compile(parsed, snapshot)
+	if err != nil {
+		return nil, nil, err
 	}
-	return parsed, nil
+	if checksSSH(text) {
+		return nil, nil, fmt.Errorf(`%w: ssh: action "check" is not supported by this version of the server: use "accept", or leave the rule out`, tailnet.ErrInvalid)
+	}
+	return parsed, compiled, nil
+}
+
+// checksSSH reports whether a policy that was understood has an SSH rule that asks for a check.
+func checksSSH(text string) bool {
+	plain, err := hujson.Standardize([]byte(text))
+	if err != nil {
+		return false
+	}
+	var p struct{ SSH []struct{ Action string } }
+	return json.Unmarshal(plain, &p) == nil && slices.ContainsFunc(p.SSH, func(r struct{ Action string }) bool { return strings.TrimSpace(r.Action) == "check" })
 }
 
 func (s *State) setProblem(id tailnet.ID, text string) {

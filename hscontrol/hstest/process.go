@@ -1,0 +1,116 @@
+package hstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Process is a server of its own process, which can be killed as a power cut would.
+type Process struct {
+	Server // what Node and its kin need; it has no store
+
+	program string
+	config  string
+	command *exec.Cmd
+	exited  chan error
+}
+
+// StartProcess builds the program and runs `serve` on loopback until the test ends.
+func StartProcess(t testing.TB) *Process {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hsproc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	p := &Process{program: filepath.Join(dir, "headscale"), config: filepath.Join(dir, "config.yaml")}
+	p.t = t
+	build := exec.Command("go", "build", "-o", p.program, "github.com/keelscale/keelscale/cmd/headscale")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building headscale: %v\n%s", err, out)
+	}
+	addr := freePort(t)
+	p.URL = "http://" + addr
+	text := fmt.Sprintf("server_url: %s\nlisten_addr: %s\nmetrics_listen_addr: \"\"\ndata_dir: %s\nunix_socket: %s\nderp:\n  server:\n    enabled: true\n    stun_listen_addr: \"\"\nnoise:\n  also_on_443: false\n",
+		p.URL, addr, filepath.Join(dir, "data"), filepath.Join(dir, "hs.sock"))
+	if err := os.WriteFile(p.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Begin()
+	t.Cleanup(func() { p.End(syscall.SIGTERM) })
+	return p
+}
+
+// Begin starts the process and waits until it answers.
+func (p *Process) Begin() {
+	p.t.Helper()
+	p.command = exec.Command(p.program, "serve", "-c", p.config)
+	p.command.Stdout, p.command.Stderr = testWriter{p.t}, testWriter{p.t}
+	if err := p.command.Start(); err != nil {
+		p.t.Fatalf("starting headscale: %v", err)
+	}
+	p.exited = make(chan error, 1)
+	go func() { p.exited <- p.command.Wait() }()
+	for deadline := time.Now().Add(patience); ; {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		if err == nil {
+			conn.Close()
+			return
+		}
+		select {
+		case err := <-p.exited:
+			p.t.Fatalf("headscale ended at its start: %v", err)
+		case <-time.After(2 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("headscale does not answer at %s", p.URL)
+		}
+	}
+}
+
+// End sends a signal and waits for the process to be gone.
+func (p *Process) End(signal syscall.Signal) {
+	p.t.Helper()
+	if p.command == nil {
+		return
+	}
+	if err := p.command.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Errorf("ending headscale: %v", err)
+	}
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		p.command.Process.Kill()
+		<-p.exited
+		p.t.Errorf("headscale did not end at %v", signal)
+	}
+	p.command = nil
+}
+
+// CLI runs the command line against the process and gives what it printed.
+func (p *Process) CLI(args ...string) string {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, p.program, append([]string{"-c", p.config}, args...)...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("headscale %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// ProcessKey makes a user and a reusable pre-auth key of it, and gives its text.
+func (p *Process) ProcessKey() string {
+	p.t.Helper()
+	p.CLI("users", "create", "bench")
+	return p.CLI("preauthkeys", "create", "--reusable", "-e", "24h", "--user", "bench")
+}
