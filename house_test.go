@@ -43,7 +43,6 @@ var rooms = map[string][]string{
 	"derp/derpmap":      {"derp/nearest"},
 	"proto":             {},
 	"integration":       {"derp/derpmap"},
-	"docs":              {"cmd/headscale"},
 }
 
 // foreign are modules that only some rooms may use. A room not named here goes without.
