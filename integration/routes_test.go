@@ -48,7 +48,7 @@ func TestSubnetRouter(t *testing.T) {
 	laptop.Eventually("ip route show table 52 | grep -c 192.168.100 || true", "0")
 }
 
-// TestExitNode shows a node that carries all of another's traffic, in both directions of the pair.
+// TestExitNode shows a node that carries all of another's traffic, and then the other way round.
 func TestExitNode(t *testing.T) {
 	l, server := stage(t)
 	clients := join(t, server, l.Home("house", "203.0.113.21", lab.Easy, "192.168.1.0/24").Machine("desk"),
@@ -78,5 +78,6 @@ func TestExitNode(t *testing.T) {
 		l.Step("and by itself again")
 		pair.user.Do("tailscale set --exit-node=")
 		pair.user.Eventually("curl -s -m 5 http://198.51.100.80", "world sees "+pair.own)
+		pair.exit.Do("tailscale set --advertise-exit-node=false")
 	}
 }

@@ -162,9 +162,20 @@ func (c *Client) TailnetIPs() (v4, v6 netip.Addr) {
 // IP is the client's IPv4 address in the tailnet.
 func (c *Client) IP() string { v4, _ := c.TailnetIPs(); return v4.String() }
 
-// PingsDirectly waits until the client's disco pings reach the peer without a relay.
+// PingsDirectly sends traffic to the peer until the client has found a direct way, and returns what
+// `tailscale ping` says of it. It must not be `tailscale ping` that looks for the way: its own pings
+// keep the client from asking the peer to ping back (CallMeMaybe), so that NATs stay closed.
 func (c *Client) PingsDirectly(ip string) string {
 	c.lab.t.Helper()
+	c.AwaitStatus("a direct way to "+ip, func(st *ipnstate.Status) error {
+		for _, p := range st.Peer {
+			if p.AllowedIPs != nil && slices.Contains(p.AllowedIPs.AsSlice(), netip.PrefixFrom(netip.MustParseAddr(ip), 32)) && p.CurAddr != "" {
+				return nil
+			}
+		}
+		out, _ := c.Quietly("ping -c 1 -W 1 " + ip)
+		return fmt.Errorf("none yet; ping says %s", out)
+	})
 	return c.Eventually("tailscale ping -c 5 --timeout 2s "+ip, "via ")
 }
 
