@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
+	"go4.org/netipx"
 )
 
 // AutoApproves reports whether autoApprovers approve the route of n. The node need not be in the compiled snapshot.
@@ -38,10 +39,8 @@ func (c *Compiled) MayTag(u *tailnet.User, addrs []netip.Addr, tag string) bool 
 	}
 	var tags []string
 	for _, a := range addrs {
-		for i := range c.x.ids {
-			if a.IsValid() && (c.x.v4[i] == a || c.x.v6[i] == a) {
-				tags = append(tags, c.x.tags[i]...)
-			}
+		for _, in := range c.x.addressesIn(netipx.IPRangeFrom(a, a)) {
+			tags = append(tags, c.x.tags[in.node]...)
 		}
 	}
 	seen := map[string]bool{}

@@ -42,6 +42,7 @@ type compiler struct {
 	touches  map[string]bitset
 	sources  map[string]*source
 	dests    map[string]*dest
+	said     map[string]bool // warnings
 	nextRule int
 }
 
@@ -90,7 +91,7 @@ func Compile(p *Policy, s *tailnet.Snapshot) (*Compiled, error) {
 			merges: map[string]int{},
 		},
 		userSets: map[string][]tailnet.UserID{}, nodeSets: map[string]bitset{}, touches: map[string]bitset{},
-		sources: map[string]*source{}, dests: map[string]*dest{},
+		sources: map[string]*source{}, dests: map[string]*dest{}, said: map[string]bool{},
 	}
 	c.selves = map[tailnet.UserID]bool{}
 	n := len(s.Nodes)

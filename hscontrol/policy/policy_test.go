@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -285,6 +286,35 @@ func TestVerify(t *testing.T) {
 			}
 		} else if test.says != "" {
 			t.Errorf("%s: got no error, want %q", test.tests, test.says)
+		}
+	}
+}
+
+// TestSharedByGoroutines asks everything at once; the race detector listens.
+func TestSharedByGoroutines(t *testing.T) {
+	s := madeTailnet(60)
+	c := compiled(t, madePolicy(20, len(s.Users)), s)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range s.Nodes {
+				n := s.Nodes[(i*7+g)%len(s.Nodes)]
+				c.Filter(n.ID)
+				c.SSH(n.ID)
+				c.Caps(n.ID)
+				for _, p := range s.Nodes {
+					c.Routes(n.ID, p.ID)
+				}
+				if err := c.Test(s); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, n := range s.Nodes {
+		if a, b := c.Filter(n.ID), c.Filter(n.ID); len(a) > 0 && &a[0] != &b[0] {
+			t.Errorf("node %d: the filter is made anew at each question", n.ID)
 		}
 	}
 }

@@ -166,7 +166,23 @@ func (c *compiler) checkDomain(domain string, line int, prefix string) {
 // doubt takes down a reason to refuse the policy that depends on who is in the tailnet today.
 func (c *compiler) doubt(r *Refusal) {
 	c.doubts = append(c.doubts, r)
-	c.warnings = append(c.warnings, r.Error())
+	c.warn(r.Error())
+}
+
+// maxWarnings bounds what people are asked to read.
+const maxWarnings = 200
+
+func (c *compiler) warn(text string) {
+	if c.said[text] {
+		return
+	}
+	c.said[text] = true
+	switch n := len(c.said); {
+	case n < maxWarnings:
+		c.warnings = append(c.warnings, text)
+	case n == maxWarnings:
+		c.warnings = append(c.warnings, "and more of the kind")
+	}
 }
 
 func (c *compiler) warnAt(line int, format string, args ...any) {
@@ -174,7 +190,7 @@ func (c *compiler) warnAt(line int, format string, args ...any) {
 	if line > 0 {
 		w = fmt.Sprintf("line %d: %s", line, w)
 	}
-	c.warnings = append(c.warnings, w)
+	c.warn(w)
 }
 
 // userIs reports whether a selector stands for the user. It needs no snapshot, so it holds for newcomers too.
