@@ -68,8 +68,6 @@ type Config struct {
 	AutoUpdateEnabled bool `key:"auto_update.enabled"`
 	// RandomizeClientPort asks clients to use a random WireGuard port instead of 41641.
 	RandomizeClientPort bool `key:"randomize_client_port"`
-	// DisableCheckUpdates keeps the server from ever looking for a newer release of itself.
-	DisableCheckUpdates bool `key:"disable_check_updates"`
 }
 
 // Noise is the encrypted channel between client and server.

@@ -84,13 +84,7 @@ func base() *Config {
 
 func baseDatabase() Database {
 	return Database{
-		Type: DatabaseSQLite,
-		GORM: GORM{
-			PrepareStmt:           true,
-			ParameterizedQueries:  true,
-			SkipErrRecordNotFound: true,
-			SlowThreshold:         time.Second,
-		},
+		Type:   DatabaseSQLite,
 		SQLite: SQLite{WriteAheadLog: true, WALAutocheckpoint: 1000},
 		Postgres: Postgres{
 			Port:            5432,

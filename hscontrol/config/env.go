@@ -53,9 +53,8 @@ func foreignEnv(name, text string, types map[string]envType, r *report) {
 	switch {
 	case name == "HEADSCALE_CONFIG": // names the file, see Search
 	case serviceName.MatchString(name), strings.HasSuffix(name, "_PORT") && serviceLink.MatchString(text):
-	case strings.HasPrefix(name, "HEADSCALE_DEBUG_"), name == "HEADSCALE_POLICY_V1",
-		strings.HasPrefix(name, "HEADSCALE_TUNING_"), strings.HasPrefix(name, "HEADSCALE_PREAUTH_KEYS_"):
-		r.warn(pos, name, "has no effect here; remove it")
+	case strings.HasPrefix(name, "HEADSCALE_DEBUG_"), name == "HEADSCALE_POLICY_V1", inGoneSection(name):
+		r.warn(pos, name, noEffect)
 	default:
 		names := make([]string, 0, len(types))
 		for n := range types {
@@ -72,6 +71,13 @@ func foreignEnv(name, text string, types map[string]envType, r *report) {
 		}
 		r.problem(pos, "no key of the configuration has this name%s", hint)
 	}
+}
+
+// inGoneSection tells whether a variable sets something in a section that went away whole.
+func inGoneSection(name string) bool {
+	return slices.ContainsFunc(olderKeys, func(o older) bool {
+		return o.whole && strings.HasPrefix(name, envName(o.key)+"_")
+	})
 }
 
 // envType is what a variable sets, today's key or an older one.

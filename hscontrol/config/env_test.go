@@ -92,6 +92,10 @@ func TestEnvironmentWarnings(t *testing.T) {
 		{"HEADSCALE_DEBUG_DUMP_CONFIG=1", "environment variable HEADSCALE_DEBUG_DUMP_CONFIG: has no effect here; remove it"},
 		{"HEADSCALE_POLICY_V1=1", "environment variable HEADSCALE_POLICY_V1: has no effect here; remove it"},
 		{"HEADSCALE_TUNING_BATCHER_WORKERS=3", "environment variable HEADSCALE_TUNING_BATCHER_WORKERS: has no effect here; remove it"},
+		{"HEADSCALE_PREAUTH_KEYS_REVOKED_RETENTION=1h", "environment variable HEADSCALE_PREAUTH_KEYS_REVOKED_RETENTION: has no effect here; remove it"},
+		{"HEADSCALE_DATABASE_GORM_SLOW_THRESHOLD=250", "environment variable HEADSCALE_DATABASE_GORM_SLOW_THRESHOLD: has no effect here; remove it"},
+		{"HEADSCALE_DATABASE_DEBUG=true", `environment variable HEADSCALE_DATABASE_DEBUG: "database.debug" has no effect here; remove it`},
+		{"HEADSCALE_DISABLE_CHECK_UPDATES=true", `environment variable HEADSCALE_DISABLE_CHECK_UPDATES: "disable_check_updates" has no effect here, this server never looks for updates; remove it`},
 		{"HEADSCALE_NODE_UPDATE_CHECK_INTERVAL=10s", `environment variable HEADSCALE_NODE_UPDATE_CHECK_INTERVAL: "node_update_check_interval" has no effect here, changes are sent when they happen; remove it`},
 		{"HEADSCALE_IP_PREFIXES=100.64.0.0/10 fd7a:115c:a1e0::/48",
 			"environment variable HEADSCALE_IP_PREFIXES: \"ip_prefixes\" is the older spelling of \"prefixes.v4\" and \"prefixes.v6\"; it works, but write:\n" +

@@ -229,6 +229,9 @@ func TestWarnings(t *testing.T) {
 		{"policy path without use", head + "policy: {mode: database, path: /a}\n", "policy.path: is not read, since policy.mode is database"},
 		{"log level above error", head + "log: {level: panic}\n", `log.level: "panic" would hide errors; taken as error`},
 		{"retired", head + "preauth_keys: {revoked_retention: 1h}\n", `"preauth_keys" has no effect here; remove it`},
+		{"statements in the log", head + "database: {debug: true}\n", `"database.debug" has no effect here; remove it`},
+		{"the mapper's section", head + "database: {gorm: {prepare_stmt: false, slow_threshold: 1s}}\n", `"database.gorm" has no effect here; remove it`},
+		{"updates", head + "disable_check_updates: true\n", `"disable_check_updates" has no effect here, this server never looks for updates; remove it`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, warnings, err := config.Load(write(t, tt.yaml), nil)

@@ -30,8 +30,8 @@ func TestGenerations(t *testing.T) {
 		{
 			file:    "guide.yaml",
 			dataDir: "/var/lib/headscale",
-			warnings: []string{"private_key_path", "ip_prefixes", "prefixes.v4", "ephemeral_node_inactivity_timeout", "db_type", "db_path",
-				"log_level", "acl_policy_path", "dns_config.nameservers", "dns_config.domains", "dns_config.magic_dns", "dns_config.base_domain"},
+			warnings: []string{"private_key_path", "ip_prefixes", "prefixes.v4", "disable_check_updates", "ephemeral_node_inactivity_timeout",
+				"db_type", "db_path", "log_level", "acl_policy_path", "dns_config.nameservers", "dns_config.domains", "dns_config.magic_dns", "dns_config.base_domain"},
 			want: func(c *config.Config) {
 				c.ServerURL = "http://198.51.100.20:8080"
 				c.GRPCListenAddr = "0.0.0.0:50443"
@@ -115,12 +115,11 @@ func TestGenerations(t *testing.T) {
 		{
 			file:     "v0.23.yaml",
 			dataDir:  "/srv/hs",
-			warnings: []string{"dns.use_username_in_magic_dns", "ephemeral_node_inactivity_timeout"},
+			warnings: []string{"database.debug", "database.gorm", "dns.use_username_in_magic_dns", "ephemeral_node_inactivity_timeout"},
 			want: func(c *config.Config) {
 				c.ServerURL = "https://head.example.org"
 				c.Prefixes = config.Prefixes{V4: v4, Allocation: config.AllocationRandom}
 				c.Noise.PrivateKeyPath = "/srv/hs/noise.key"
-				c.Database.GORM.SlowThreshold = 250 * time.Millisecond
 				c.Policy.Path = "/srv/hs/acl.hujson"
 				c.DNS.BaseDomain, c.DNS.OverrideLocalDNS = "hs.example.org", true
 				c.DNS.Nameservers.Global = []string{"1.1.1.1"}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// older is a key of releases 0.15 to 0.29 that is written differently today, or gone.
+// older is a key of releases 0.15 to 0.29 that is written differently today, or does nothing here.
 type older struct {
 	key string
 	// now is today's key; empty when nothing took its place.
@@ -64,6 +64,9 @@ var olderKeys = []older{
 
 	{key: "preauth_keys", gone: noEffect, whole: true},
 	{key: "tuning", gone: noEffect, whole: true},
+	{key: "database.debug", gone: noEffect},
+	{key: "database.gorm", gone: noEffect, whole: true},
+	{key: "disable_check_updates", gone: "has no effect here, this server never looks for updates; remove it"},
 }
 
 const userNames = "has no effect here, names of nodes never hold their user's name; remove it"

@@ -58,7 +58,7 @@ func (s *schema) walk(t reflect.Type, prefix string, index []int) {
 			file:    f.Tag.Get("path") != "",
 			secret:  f.Tag.Get("secret") != "",
 			live:    f.Tag.Get("reload") == "live",
-			unit:    map[string]time.Duration{"ms": time.Millisecond, "s": time.Second}[f.Tag.Get("unit")],
+			unit:    map[string]time.Duration{"s": time.Second}[f.Tag.Get("unit")],
 			sslmode: f.Tag.Get("kind") == "sslmode",
 		})
 	}

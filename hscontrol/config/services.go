@@ -8,10 +8,7 @@ import (
 // Database says where the state is kept.
 type Database struct {
 	// Type is DatabaseSQLite or DatabasePostgres.
-	Type string `key:"type"`
-	// Debug logs every SQL statement.
-	Debug    bool     `key:"debug"`
-	GORM     GORM     `key:"gorm"`
+	Type     string   `key:"type"`
 	SQLite   SQLite   `key:"sqlite"`
 	Postgres Postgres `key:"postgres"`
 }
@@ -21,16 +18,6 @@ const (
 	DatabaseSQLite   = "sqlite"
 	DatabasePostgres = "postgres"
 )
-
-// GORM tunes the mapper between rows and structs.
-type GORM struct {
-	PrepareStmt           bool `key:"prepare_stmt"`
-	ParameterizedQueries  bool `key:"parameterized_queries"`
-	SkipErrRecordNotFound bool `key:"skip_err_record_not_found"`
-	// SlowThreshold logs statements that took longer; zero logs none. In the file a duration, or a bare
-	// number of milliseconds.
-	SlowThreshold time.Duration `key:"slow_threshold" unit:"ms"`
-}
 
 // SQLite is a database in one file.
 type SQLite struct {
