@@ -20,9 +20,12 @@ func write(t testing.TB, text string) string {
 	return file
 }
 
-// allKeys reads the keys off the tags of Config, in the order of its fields.
-func allKeys() []string {
-	var keys []string
+// leaf is a key and the field that holds it, written as Type.Field.
+type leaf struct{ key, field string }
+
+// leaves reads the keys off the tags of Config, in the order of its fields.
+func leaves() []leaf {
+	var found []leaf
 	var walk func(t reflect.Type, prefix string)
 	walk = func(t reflect.Type, prefix string) {
 		for i := range t.NumField() {
@@ -36,9 +39,17 @@ func allKeys() []string {
 				walk(f.Type, path)
 				continue
 			}
-			keys = append(keys, path)
+			found = append(found, leaf{path, t.Name() + "." + f.Name})
 		}
 	}
 	walk(reflect.TypeFor[config.Config](), "")
+	return found
+}
+
+func allKeys() []string {
+	var keys []string
+	for _, l := range leaves() {
+		keys = append(keys, l.key)
+	}
 	return keys
 }
