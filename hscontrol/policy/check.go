@@ -206,7 +206,7 @@ func (p *Policy) checkAttrs(w *draft) *Refusal {
 	}
 	for i, a := range w.attrs {
 		place := fmt.Sprintf("nodeAttrs[%d]", i)
-		rule := attrRule{caps: tailcfg.NodeCapMap{}}
+		rule := attrRule{line: a.line, caps: tailcfg.NodeCapMap{}}
 		var r *Refusal
 		if rule.target, r = p.selectors(a.target, place+".target", attrTarget); r != nil {
 			return r

@@ -111,6 +111,7 @@ func TestDoubts(t *testing.T) {
 	for _, test := range []struct{ text, says string }{
 		{`{"acls": [{"action": "accept", "src": ["typo"], "dst": ["*:*"]}]}`, `"typo": invalid address`},
 		{`{"acls": [{"action": "accept", "src": ["user:*@example.org"], "dst": ["*:*"]}]}`, "example.org is not associated with this Tailnet"},
+		{`{"nodeAttrs": [{"target": ["*"], "ipPool": ["100.81.0.0/16"]}]}`, "line 1: ipPool: this server takes the addresses"},
 		{`{"ssh": [{"action": "accept", "src": ["user:*@example.org"], "dst": [], "users": ["a"]}]}`, "[ssh] example.org is not associated with this Tailnet"},
 	} {
 		c := compiled(t, test.text, s)

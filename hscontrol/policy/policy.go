@@ -91,6 +91,7 @@ type routeApprover struct {
 
 // attrRule is one entry of nodeAttrs.
 type attrRule struct {
+	line   int
 	target []selector
 	caps   tailcfg.NodeCapMap
 	pools  []netip.Prefix

@@ -20,6 +20,25 @@ func (c *Compiled) Test(s *tailnet.Snapshot) error {
 	if c.policy == nil {
 		return nil
 	}
+	if r := c.policy.unserved(); r != nil {
+		return r
+	}
+	return c.verify(s)
+}
+
+// unserved is what the policy asks for and nobody would do: it must not be in force and ignored.
+func (p *Policy) unserved() *Refusal {
+	for _, a := range p.attrs {
+		if len(a.pools) > 0 {
+			return refuse(a.line, "take it out, and give addresses with headscale nodes set-ip",
+				"ipPool: this server takes the addresses of new nodes from the prefixes of the tailnet only")
+		}
+	}
+	return nil
+}
+
+// verify is Test as far as it concerns what nodes are told.
+func (c *Compiled) verify(s *tailnet.Snapshot) error {
 	if len(c.doubts) > 0 {
 		return c.doubts[0]
 	}
