@@ -25,8 +25,8 @@ func (s *Server) setFault(name, text string, severe bool) {
 	s.faults[name] = api.Fault{Name: name, Text: text, Severe: severe}
 }
 
-// health is everything that is not as it should be, beside the database.
-func (s *Server) health(context.Context) []api.Fault {
+// Health is everything that is not as it should be, beside the database.
+func (s *Server) Health(context.Context) []api.Fault {
 	s.mu.Lock()
 	var faults []api.Fault
 	for _, name := range slices.Sorted(maps.Keys(s.faults)) {
@@ -67,7 +67,7 @@ func (s *Server) apiConfig() api.Config {
 		},
 		Approve: s.auth.Approve,
 		DERPMap: s.state.DERPMap,
-		Health:  s.health,
+		Health:  s.Health,
 		Status:  s.status,
 		Reload:  s.Reload,
 		Log:     s.log,

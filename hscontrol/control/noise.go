@@ -44,9 +44,13 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this address is for Tailscale clients: if one is on the other side, a proxy between took away its Upgrade header", http.StatusUpgradeRequired)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handshakeTime)
+	// A WebSocket lives only as long as the context that it was accepted with, so that ends with the connection, or
+	// when the handshake takes too long.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	slow := time.AfterFunc(handshakeTime, cancel)
 	conn, err := controlhttpserver.AcceptHTTP(ctx, w, r, c.Key, nil)
-	cancel()
+	slow.Stop()
 	if err != nil {
 		c.Log.Debug("noise handshake", "from", r.RemoteAddr, "err", err)
 		return

@@ -24,6 +24,9 @@ type Server struct {
 	URL    string
 	Config *config.Config
 
+	// Next, if set, is what Reload finds changed in the configuration.
+	Next func(*config.Config)
+
 	t      testing.TB
 	server *hscontrol.Server
 	stop   context.CancelFunc
@@ -71,7 +74,7 @@ func (s *Server) Begin() {
 	s.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	log := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	server, err := hscontrol.Open(ctx, hscontrol.Options{Config: s.Config, Version: "v0.0.0-test", Log: log})
+	server, err := hscontrol.Open(ctx, hscontrol.Options{Config: s.Config, Load: s.load, Version: "v0.0.0-test", Log: log})
 	if err != nil {
 		stop()
 		s.t.Fatalf("opening the server: %v", err)
@@ -105,6 +108,23 @@ func (s *Server) Store() *store.Store { return s.server.Store() }
 func (s *Server) Reload(ctx context.Context) error {
 	_, err := s.server.Reload(ctx)
 	return err
+}
+
+// load is the configuration as the file would have it now.
+func (s *Server) load() (*config.Config, []config.Warning, error) {
+	next := *s.Config
+	if s.Next != nil {
+		s.Next(&next)
+	}
+	return &next, nil, nil
+}
+
+// Faults are what `headscale health` tells, beside the database.
+func (s *Server) Faults(ctx context.Context) (texts []string) {
+	for _, f := range s.server.Health(ctx) {
+		texts = append(texts, f.Text)
+	}
+	return texts
 }
 
 // Tailnet is the tailnet of that name; empty for the default one.
