@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -80,7 +81,7 @@ func TestExplainAgreesWithClient(t *testing.T) {
 			port := []uint16{22, 53, 80, 443, 9999}[r.IntN(5)]
 			proto := []ipproto.Proto{ipproto.TCP, ipproto.UDP}[r.IntN(2)]
 			want := filters[to.ID].Check(src, dst, port, proto) == filter.Accept
-			q := policy.Question{From: src.String(), To: dst.String(), Port: port, Proto: strings.ToLower(proto.String())}
+			q := policy.Question{From: src.String(), To: dst.String(), Port: port, Proto: fmt.Sprint(int(proto))}
 			got, err := c.Explain(s, q)
 			if err != nil {
 				t.Fatalf("seed %d: %+v: %v", seed, q, err)

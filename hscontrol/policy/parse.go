@@ -43,11 +43,11 @@ type capability struct {
 }
 
 type sshDraft struct {
-	line                        int
-	action, period              word
-	src, dst, users, env        []word
-	recorder                    []word
-	enforceRecorder, givenUsers bool
+	line                 int
+	action, period       word
+	src, dst, users, env []word
+	recorder             []word
+	enforceRecorder      bool
 }
 
 type attrDraft struct {
