@@ -42,7 +42,7 @@ func (t *tx) assignAddrs(n *tailnet.Node) error {
 		if !f.prefix.IsValid() || addr.IsValid() {
 			continue
 		}
-		if *addr, err = t.freeAddr(tn.ID, f); err != nil {
+		if *addr, err = t.freeAddr(n, f); err != nil {
 			return fmt.Errorf("choosing an address: %w", err)
 		}
 	}
@@ -55,7 +55,7 @@ func (t *tx) assignAddrs(n *tailnet.Node) error {
 // looksBefore is how many addresses are looked up one by one before all taken ones are read at once.
 const looksBefore = 32
 
-func (t *tx) freeAddr(id tailnet.ID, f family) (netip.Addr, error) {
+func (t *tx) freeAddr(n *tailnet.Node, f family) (netip.Addr, error) {
 	from := *f.next
 	if t.s.cfg.RandomAddresses {
 		var err error
@@ -74,11 +74,11 @@ func (t *tx) freeAddr(id tailnet.ID, f family) (netip.Addr, error) {
 			return all[a]
 		}
 		if looks++; looks > looksBefore {
-			all, fault = t.takenAddrs(id, f.column)
+			all, fault = t.takenAddrs(n.TailnetID, f.column)
 			return all[a]
 		}
 		var taken bool
-		taken, fault = t.exists("SELECT 1 FROM nodes WHERE tailnet_id = ? AND "+f.column+" = ?", int64(id), a.String())
+		taken, fault = t.taken(n, f.column, a.String())
 		return taken
 	})
 	if err = errors.Join(fault, err); err != nil {
@@ -88,6 +88,14 @@ func (t *tx) freeAddr(id tailnet.ID, f family) (netip.Addr, error) {
 		*f.next = addr.Next()
 	}
 	return addr, nil
+}
+
+// taken reports whether another node of the tailnet has that name or address. While the transaction guesses, nothing is.
+func (t *tx) taken(n *tailnet.Node, column, value string) (bool, error) {
+	if t.guess {
+		return false, nil
+	}
+	return t.exists("SELECT 1 FROM nodes WHERE tailnet_id = ? AND "+column+" = ? AND id <> ?", int64(n.TailnetID), value, int64(n.ID))
 }
 
 func (t *tx) takenAddrs(id tailnet.ID, column string) (map[netip.Addr]bool, error) {
@@ -221,10 +229,7 @@ func (t *tx) backfill(id tailnet.ID) (changes []string, err error) {
 		if err := t.assignAddrs(n); err != nil {
 			return nil, fmt.Errorf("node %d: %w", n.ID, err)
 		}
-		if n.IPv4 == before.IPv4 && n.IPv6 == before.IPv6 {
-			continue
-		}
-		if err := t.updateNode(n); err != nil {
+		if _, err := t.updateNode(&before, n); err != nil {
 			return nil, err
 		}
 		for _, f := range t.s.families(tn) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -19,13 +18,13 @@ func (s *Store) changeNode(ctx context.Context, act string, id tailnet.NodeID, c
 			return err
 		}
 		before := *n
-		if err := change(t, n); err != nil || reflect.DeepEqual(&before, n) {
+		if err := change(t, n); err != nil {
 			return err
 		}
 		if len(n.ApprovedRoutes) == 0 {
 			n.PrimaryRoutes = nil
 		}
-		if err := t.updateNode(n); err != nil {
+		if changed, err := t.updateNode(&before, n); err != nil || !changed {
 			return err
 		}
 		n, err = t.settle(n, len(before.ApprovedRoutes) > 0)

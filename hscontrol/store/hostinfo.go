@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -75,8 +74,7 @@ func (t *tx) nameAfter(n *tailnet.Node, hostname string) error {
 			return false // ends the search
 		}
 		var taken bool
-		taken, fault = t.exists("SELECT 1 FROM nodes WHERE tailnet_id = ? AND given_name = ? AND id <> ?",
-			int64(n.TailnetID), name, int64(n.ID))
+		taken, fault = t.taken(n, "given_name", name)
 		return taken
 	})
 	if fault != nil {
@@ -84,17 +82,4 @@ func (t *tx) nameAfter(n *tailnet.Node, hostname string) error {
 	}
 	n.GivenName = name
 	return nil
-}
-
-// sameHostinfo reports whether the two would be stored alike.
-func sameHostinfo(a, b *tailcfg.Hostinfo) bool {
-	if a == b {
-		return true
-	}
-	x, err := json.Marshal(a)
-	if err != nil {
-		return false
-	}
-	y, err := json.Marshal(b)
-	return err == nil && bytes.Equal(x, y)
 }

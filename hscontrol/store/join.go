@@ -63,7 +63,7 @@ func (s *Store) JoinWithKey(ctx context.Context, secret string, j Join) (*tailne
 }
 
 func (t *tx) joinWithKey(secret tailnet.Secret, j Join) (*tailnet.Node, error) {
-	k, err := findPreAuthKey(t.look(), secret.Prefix)
+	k, err := t.preAuthKey(secret.Prefix)
 	if errors.Is(err, tailnet.ErrNotFound) || err == nil && !secret.Matches(k.Hash) {
 		return nil, fmt.Errorf("%w: it is not known; ask for a new one", tailnet.ErrKeyRefused)
 	}
@@ -98,8 +98,20 @@ func (t *tx) joinWithKey(secret tailnet.Secret, j Join) (*tailnet.Node, error) {
 	return t.join(g, j, m)
 }
 
+func (t *tx) preAuthKey(prefix string) (*tailnet.PreAuthKey, error) {
+	if k := t.keys[prefix]; k != nil {
+		return k, nil
+	}
+	k, err := findPreAuthKey(t.look(), prefix)
+	if err == nil {
+		t.keys[prefix] = k
+	}
+	return k, err
+}
+
 // useKey takes the one use of a key. Of two that race, one finds it used.
 func (t *tx) useKey(k *tailnet.PreAuthKey) error {
+	clear(t.keys)
 	won, err := t.exec("UPDATE pre_auth_keys SET used = ? WHERE id = ? AND NOT used", true, int64(k.ID))
 	if err == nil && won == 0 {
 		k.Used = true
@@ -117,7 +129,13 @@ type machine struct {
 
 func (t *tx) machine(j Join) (machine, error) {
 	m := machine{join: j}
-	nodes, err := t.nodesWhere("n.node_key = ? OR n.machine_key = ?", text(&j.NodeKey), text(&j.MachineKey))
+	// Most machines are new: that is told by a short query.
+	const known = "n.node_key = ? OR n.machine_key = ?"
+	there, err := t.exists("SELECT 1 FROM nodes n WHERE "+known, text(&j.NodeKey), text(&j.MachineKey))
+	if err != nil || !there {
+		return m, err
+	}
+	nodes, err := t.nodesWhere(known, text(&j.NodeKey), text(&j.MachineKey))
 	if err != nil {
 		return m, err
 	}
@@ -180,7 +198,7 @@ func (t *tx) join(g grant, j Join, m machine) (*tailnet.Node, error) {
 	if n == nil {
 		return t.joinNew(g, j)
 	}
-	wasRouter := len(n.ApprovedRoutes) > 0
+	row, wasRouter := *n, len(n.ApprovedRoutes) > 0
 	g.apply(n, j)
 	if err := t.introduce(n, j); err != nil {
 		return nil, err
@@ -191,13 +209,38 @@ func (t *tx) join(g grant, j Join, m machine) (*tailnet.Node, error) {
 	if err := t.assignAddrs(n); err != nil {
 		return nil, err
 	}
-	if err := t.updateNode(n); err != nil {
+	if _, err := t.updateNode(&row, n); err != nil {
 		return nil, err
 	}
 	return t.settle(n, wasRouter)
 }
 
+// joinNew makes a row. Most new nodes get the name and addresses that come first to mind, so it is tried without a look
+// whether they are free: the indexes know.
 func (t *tx) joinNew(g grant, j Join) (*tailnet.Node, error) {
+	tn, err := t.tailnet(g.tailnet)
+	if err != nil {
+		return nil, err
+	}
+	before := *tn
+	t.guess = true
+	n, err := t.describe(g, j)
+	t.guess = false
+	if err != nil {
+		return nil, err
+	}
+	if written, err := t.tryInsertNode(n, orNothing); err != nil || written {
+		return n, err
+	}
+	*tn = before
+	if n, err = t.describe(g, j); err != nil {
+		return nil, err
+	}
+	return n, t.insertNode(n)
+}
+
+// describe is the row of a new node.
+func (t *tx) describe(g grant, j Join) (*tailnet.Node, error) {
 	n := &tailnet.Node{TailnetID: g.tailnet, MachineKey: j.MachineKey, Hostinfo: &tailcfg.Hostinfo{}}
 	g.apply(n, j)
 	if err := t.introduce(n, j); err != nil {
@@ -208,10 +251,7 @@ func (t *tx) joinNew(g grant, j Join) (*tailnet.Node, error) {
 			return nil, err
 		}
 	}
-	if err := t.assignAddrs(n); err != nil {
-		return nil, err
-	}
-	return n, t.insertNode(n)
+	return n, t.assignAddrs(n)
 }
 
 // apply gives the node its identity. A tagged node keeps its tags, which an administrator may have changed, unless the

@@ -119,6 +119,7 @@ func (s *Store) ExpirePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
 }
 
 func (t *tx) expireKey(table string, id tailnet.KeyID) error {
+	clear(t.keys)
 	if n, err := t.exec("UPDATE "+table+" SET expiration = ? WHERE id = ? AND (expiration IS NULL OR expiration > ?)",
 		t.now, int64(id), t.now); err != nil || n > 0 {
 		return err
@@ -140,6 +141,7 @@ func (s *Store) DeletePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
 }
 
 func (t *tx) deleteKey(table string, id tailnet.KeyID) error {
+	clear(t.keys)
 	n, err := t.exec("DELETE FROM "+table+" WHERE id = ?", int64(id))
 	if err == nil && n == 0 {
 		err = tailnet.ErrNotFound

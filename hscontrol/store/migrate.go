@@ -72,7 +72,6 @@ var first = []string{
 	`CREATE UNIQUE INDEX node_name ON nodes (tailnet_id, given_name)`,
 	`CREATE UNIQUE INDEX node_ipv4 ON nodes (tailnet_id, ipv4)`,
 	`CREATE UNIQUE INDEX node_ipv6 ON nodes (tailnet_id, ipv6)`,
-	`CREATE INDEX node_user ON nodes (user_id) WHERE user_id IS NOT NULL`,
 	// Few nodes are routers, and few ephemeral: elections and the reaper read only those.
 	`CREATE INDEX node_router ON nodes (tailnet_id) WHERE approved_routes IS NOT NULL`,
 	`CREATE INDEX node_ephemeral ON nodes (id) WHERE ephemeral`,

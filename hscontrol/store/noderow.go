@@ -2,9 +2,11 @@ package store
 
 import (
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"tailscale.com/tailcfg"
 
@@ -56,8 +58,7 @@ var (
 	columnsOfNode = nodeColumns()
 	selectNodes   = "SELECT n." + strings.Join(nodeNames(), ", n.") +
 		", EXISTS (SELECT 1 FROM sessions s WHERE s.node_id = n.id) FROM nodes n"
-	insertNode = "INSERT INTO nodes (" + strings.Join(nodeNames()[1:], ", ") + ") VALUES (" + marks(len(columnsOfNode)-1) + ") RETURNING id"
-	updateNode = "UPDATE nodes SET " + strings.Join(nodeNames()[1:], " = ?, ") + " = ? WHERE id = ?"
+	insertNode = "INSERT INTO nodes (" + strings.Join(nodeNames()[1:], ", ") + ") VALUES (" + marks(len(columnsOfNode)-1) + ")"
 )
 
 func nodeNames() []string {
@@ -141,27 +142,81 @@ func (t *tx) readNode(id tailnet.NodeID) (*tailnet.Node, error) {
 	return n, err
 }
 
-// insert writes a new row and gives the node its ID.
+// insertNode writes a new row and gives the node its ID.
 func (t *tx) insertNode(n *tailnet.Node) error {
-	n.CreatedAt, n.UpdatedAt = t.now, t.now
-	if err := t.save(); err != nil {
-		return err
+	there, err := t.tryInsertNode(n, "")
+	if err == nil && !there {
+		err = sql.ErrNoRows
 	}
-	if err := t.queryRow(insertNode, nodeArgs(n)...).Scan(number(&n.ID)); err != nil {
+	if err != nil {
 		return t.nodeFault(n, err)
 	}
-	t.nodeChanged(n)
 	return nil
 }
 
-// updateNode writes the whole row.
-func (t *tx) updateNode(n *tailnet.Node) error {
-	n.UpdatedAt = t.now
-	if _, err := t.exec(updateNode, append(nodeArgs(n), int64(n.ID))...); err != nil {
-		return t.nodeFault(n, err)
+// orNothing makes an insert that breaks a unique constraint do nothing instead.
+const orNothing = " ON CONFLICT DO NOTHING"
+
+// tryInsertNode does as insertNode, and reports whether the row was written.
+func (t *tx) tryInsertNode(n *tailnet.Node, onConflict string) (bool, error) {
+	n.CreatedAt, n.UpdatedAt = t.now, t.now
+	if err := t.save(); err != nil {
+		return false, err
+	}
+	err := t.queryRow(insertNode+onConflict+" RETURNING id", nodeArgs(n)...).Scan(number(&n.ID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
 	}
 	t.nodeChanged(n)
-	return nil
+	return true, nil
+}
+
+// updateNode writes what differs between the row and the node, if anything does: many columns have an index, which a
+// whole row would write anew. HeardAt goes with a change but is none.
+func (t *tx) updateNode(row, n *tailnet.Node) (changed bool, err error) {
+	set, args, err := differences(row, n)
+	if err != nil || len(set) == 0 {
+		return false, err
+	}
+	n.UpdatedAt = t.now
+	query := "UPDATE nodes SET " + strings.Join(set, " = ?, ") + " = ?, heard_at = ?, updated_at = ? WHERE id = ?"
+	if _, err := t.exec(query, append(args, maybe(&n.HeardAt), t.now, int64(n.ID))...); err != nil {
+		return false, t.nodeFault(n, err)
+	}
+	t.nodeChanged(n)
+	return true, nil
+}
+
+// differences are the columns in which two nodes differ, and what they are in the second.
+func differences(a, b *tailnet.Node) (columns []string, values []any, err error) {
+	for _, c := range columnsOfNode {
+		if c.name == "updated_at" || c.name == "heard_at" || c.name == "hostinfo" && a.Hostinfo == b.Hostinfo {
+			continue
+		}
+		was, err := c.cell(a).Value()
+		if err != nil {
+			return nil, nil, fmt.Errorf("column %s: %w", c.name, err)
+		}
+		is, err := c.cell(b).Value()
+		if err != nil {
+			return nil, nil, fmt.Errorf("column %s: %w", c.name, err)
+		}
+		if !same(was, is) {
+			columns, values = append(columns, c.name), append(values, is)
+		}
+	}
+	return columns, values, nil
+}
+
+func same(a, b driver.Value) bool {
+	if a, ok := a.(time.Time); ok {
+		b, ok := b.(time.Time)
+		return ok && a.Equal(b)
+	}
+	return a == b
 }
 
 func (t *tx) deleteNode(n *tailnet.Node) error {

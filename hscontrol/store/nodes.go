@@ -133,22 +133,13 @@ func (t *tx) update(id tailnet.NodeID, u NodeUpdate) (*tailnet.Node, bool, error
 		n.CapVersion = u.CapVersion
 	}
 	n.Endpoints, n.EndpointTypes = u.Endpoints, u.EndpointTypes
-	if sameReport(&before, n) {
-		return &before, false, nil
-	}
 	n.HeardAt = &u.Arrived
-	if err := t.updateNode(n); err != nil {
-		return nil, false, err
+	if changed, err := t.updateNode(&before, n); err != nil || !changed {
+		return &before, false, err
 	}
 	if slices.Equal(before.ServedRoutes(), n.ServedRoutes()) {
 		return n, true, nil
 	}
 	n, err = t.settle(n, true)
 	return n, true, err
-}
-
-// sameReport reports whether a client said the same in both.
-func sameReport(a, b *tailnet.Node) bool {
-	return a.DiscoKey == b.DiscoKey && a.CapVersion == b.CapVersion && slices.Equal(a.Endpoints, b.Endpoints) &&
-		slices.Equal(a.EndpointTypes, b.EndpointTypes) && sameHostinfo(a.Hostinfo, b.Hostinfo)
 }

@@ -121,6 +121,7 @@ func (t *tx) deleteTailnet(id tailnet.ID) error {
 // forget drops what the group still wanted to write of a tailnet that is no longer there.
 func (t *tx) forget(id tailnet.ID) {
 	delete(t.tailnets, id)
+	clear(t.keys)
 	t.dropped[id] = true
 }
 

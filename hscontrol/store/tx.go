@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -22,17 +21,21 @@ type tx struct {
 	now  time.Time
 
 	tailnets map[tailnet.ID]*tailnet.Tailnet // those read and locked so far
+	keys     map[string]*tailnet.PreAuthKey  // those read so far, by prefix: a herd often joins with one
 	dropped  map[tailnet.ID]bool             // those deleted
 	changes  []change
 	elect    map[tailnet.ID]bool // primary routes to be elected at the end
+	alone    bool                // there is one operation: it needs no savepoint
 	saved    bool                // the running operation has its savepoint
+	guess    bool                // names and addresses are taken to be free without a look
 	broken   error               // why the whole transaction is lost
 }
 
-func (s *Store) newTx(ctx context.Context, conn *sql.Conn) *tx {
+func (s *Store) newTx(ctx context.Context, conn *sql.Conn, operations int) *tx {
 	return &tx{
-		s: s, ctx: ctx, conn: conn, now: s.now(),
+		s: s, ctx: ctx, conn: conn, now: s.now(), alone: operations == 1,
 		tailnets: map[tailnet.ID]*tailnet.Tailnet{},
+		keys:     map[string]*tailnet.PreAuthKey{},
 		dropped:  map[tailnet.ID]bool{},
 		elect:    map[tailnet.ID]bool{},
 	}
@@ -45,23 +48,27 @@ func (t *tx) run(operation func(*tx) error) error {
 	err := operation(t)
 	if err == nil {
 		if t.saved {
-			_, err = t.conn.ExecContext(t.ctx, "RELEASE SAVEPOINT operation")
-			t.broken = err
+			t.broken = t.command("RELEASE SAVEPOINT operation")
 		}
-		return err
+		return t.broken
 	}
 	t.tailnets, t.changes = before, t.changes[:changes]
-	if t.s.engine.fault(err).broken {
+	clear(t.keys)
+	if t.alone || t.s.engine.fault(err).broken {
 		t.broken = err
 		return err
 	}
 	if t.saved {
-		if _, rollback := t.conn.ExecContext(t.ctx, "ROLLBACK TO SAVEPOINT operation"); rollback != nil {
-			t.broken = errors.Join(err, rollback)
-		} else if _, release := t.conn.ExecContext(t.ctx, "RELEASE SAVEPOINT operation"); release != nil {
-			t.broken = errors.Join(err, release)
+		undone := errors.Join(t.command("ROLLBACK TO SAVEPOINT operation"), t.command("RELEASE SAVEPOINT operation"))
+		if undone != nil {
+			t.broken = errors.Join(err, undone)
 		}
 	}
+	return err
+}
+
+func (t *tx) command(statement string) error {
+	_, err := t.conn.ExecContext(t.ctx, statement)
 	return err
 }
 
@@ -76,14 +83,11 @@ func (t *tx) copyTailnets() map[tailnet.ID]*tailnet.Tailnet {
 
 // save makes the savepoint of the running operation, before its first write or lock.
 func (t *tx) save() error {
-	if t.saved {
+	if t.saved || t.alone {
 		return nil
 	}
-	if _, err := t.conn.ExecContext(t.ctx, "SAVEPOINT operation"); err != nil {
-		return err
-	}
 	t.saved = true
-	return nil
+	return t.command("SAVEPOINT operation")
 }
 
 // exec runs a statement and says how many rows it changed.
@@ -142,14 +146,17 @@ func (t *tx) tailnet(id tailnet.ID) (*tailnet.Tailnet, error) {
 			return nil, err
 		}
 	}
-	var row tailnet.Tailnet
-	err := t.look().Clauses(clause.Locking{Strength: "UPDATE"}).Take(&row, id).Error
-	if errors.Is(err, gorm.ErrRecordNotFound) {
+	row := &tailnet.Tailnet{}
+	err := t.queryRow(selectTailnet+t.s.engine.forUpdate(), int64(id)).Scan(number(&row.ID), word(&row.Name), number(&row.Revision),
+		text(&row.PrefixV4), text(&row.PrefixV6), text(&row.NextV4), text(&row.NextV6), instant(&row.CreatedAt))
+	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("tailnet %d: %w", id, tailnet.ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading tailnet %d: %w", id, err)
+		return nil, fmt.Errorf("table tailnets, row %d: %w", id, err)
 	}
-	t.tailnets[id] = &row
-	return &row, nil
+	t.tailnets[id] = row
+	return row, nil
 }
+
+const selectTailnet = "SELECT id, name, revision, prefix_v4, prefix_v6, next_v4, next_v6, created_at FROM tailnets WHERE id = ?"

@@ -184,6 +184,7 @@ func (s *Store) DeleteUser(ctx context.Context, id tailnet.UserID) error {
 		if nodes > 0 {
 			return fmt.Errorf("%w: %q still has %d nodes: move them to another user or delete them first", tailnet.ErrConflict, u.Name, nodes)
 		}
+		clear(t.keys)
 		for _, statement := range []string{"DELETE FROM pre_auth_keys WHERE user_id = ?", "DELETE FROM users WHERE id = ?"} {
 			if _, err := t.exec(statement, int64(id)); err != nil {
 				return err

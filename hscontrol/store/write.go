@@ -143,8 +143,8 @@ func (s *Store) writeGroup(group []*operation) {
 		return
 	}
 	var err error
-	for range attempts {
-		if err = s.tryGroup(group); err == nil || !s.engine.fault(err).again {
+	for n := range attempts {
+		if err = s.tryGroup(group); err == nil || !s.mayTryAgain(err, n) {
 			break
 		}
 	}
@@ -158,6 +158,19 @@ func (s *Store) writeGroup(group []*operation) {
 		op.answer(s.engine.explain(op.err))
 	}
 }
+
+// mayTryAgain reports whether nothing speaks against running the group anew after its nth attempt: another process's
+// transaction won, or the connection turned out to be dead before anything was done on it.
+func (s *Store) mayTryAgain(err error, n int) bool {
+	var begin *beginError
+	return s.engine.fault(err).again || n == 0 && s.engine.shared() && errors.As(err, &begin)
+}
+
+// beginError is that a transaction could not even be begun.
+type beginError struct{ err error }
+
+func (e *beginError) Error() string { return "beginning a transaction: " + e.err.Error() }
+func (e *beginError) Unwrap() error { return e.err }
 
 // tryGroup runs a group in one transaction. Its error is one of the whole group; those of single operations are left
 // in them.
@@ -173,14 +186,14 @@ func (s *Store) tryGroup(group []*operation) (err error) {
 
 	if _, err := conn.ExecContext(ctx, s.engine.begin()); err != nil {
 		abandon(conn)
-		return fmt.Errorf("beginning a transaction: %w", err)
+		return &beginError{err}
 	}
 	defer func() {
 		if err != nil {
 			abandon(conn)
 		}
 	}()
-	t := s.newTx(ctx, conn)
+	t := s.newTx(ctx, conn, len(group))
 	for _, op := range group {
 		if op.err = op.ctx.Err(); op.err != nil {
 			continue
