@@ -92,13 +92,14 @@ docs: ## writes the CLI reference anew
 	go generate ./cmd/headscale/...
 
 .PHONY: image
-image: ## builds the container images headscale and derper with buildah or docker
+image: ## builds the container images with buildah or docker (IMAGE_FLAGS=...)
 	@if command -v buildah >/dev/null; then build="buildah build"; \
 	elif command -v docker >/dev/null; then build="docker build"; \
 	else echo "neither buildah nor docker is here: apt-get install buildah"; exit 1; fi; \
 	for target in headscale derper; do \
 		echo "image: keelscale/$$target:$(VERSION)"; \
-		$$build --target $$target --build-arg VERSION=$(VERSION) -t keelscale/$$target:$(VERSION) .; \
+		$$build --target $$target --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) $(IMAGE_FLAGS) \
+			-t keelscale/$$target:$(VERSION) .; \
 	done
 
 .PHONY: clean
