@@ -155,7 +155,9 @@ func (h *Host) Quietly(line string) (string, error) {
 func (h *Host) Begin(line string) *Process {
 	h.lab.t.Helper()
 	h.lab.t.Logf("%s$ %s &", h.Name, line)
-	return h.start("shell", nil, "sh", "-c", "exec "+line)
+	p := h.start(strings.Fields(line)[0], nil, "sh", "-c", "exec "+line)
+	p.daemon = true
+	return p
 }
 
 // Eventually types a line until it succeeds and prints something that holds want ("" is anything).

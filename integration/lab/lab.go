@@ -18,6 +18,7 @@
 //	client.go   tailscaled on a host
 //	server.go   headscale on a host
 //	roles.go    the small servers that scenes talk to
+//	names.go    the internet's name service
 package lab
 
 import (
@@ -48,6 +49,7 @@ type Lab struct {
 	forks    chan func() // run by the one thread that starts processes
 	ended    chan struct{}
 	patience time.Duration
+	begun    time.Time
 
 	internet *Host
 	public   *Network
@@ -64,7 +66,7 @@ func New(t testing.TB) *Lab {
 	if why := Unable(); why != "" {
 		t.Skip("the lab needs a machine that it does not have: " + why)
 	}
-	l := &Lab{t: t, dir: logDir(t), forks: make(chan func()), ended: make(chan struct{}), patience: patience()}
+	l := &Lab{t: t, dir: logDir(t), forks: make(chan func()), ended: make(chan struct{}), patience: patience(), begun: time.Now()}
 	go l.starter()
 	t.Cleanup(l.close)
 
@@ -72,6 +74,7 @@ func New(t testing.TB) *Lab {
 	l.public = l.internet.bridge("br0", "203.0.113.1/24", "2001:db8:113::1/64")
 	l.internet.silently("ip addr add 198.51.100.1/24 dev br0")
 	l.internet.silently("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+	l.names()
 	return l
 }
 
@@ -108,7 +111,7 @@ func (l *Lab) fork(start func() error) error {
 // Step tells the reader of the transcript what comes next.
 func (l *Lab) Step(text string) {
 	l.t.Helper()
-	l.t.Logf("── %s", text)
+	l.t.Logf("── %s (after %.1f s)", text, time.Since(l.begun).Seconds())
 }
 
 // Await asks ok again and again until it says nil, and ends the scene when patience runs out. The

@@ -48,6 +48,10 @@ func TestInternet(t *testing.T) {
 	l.Step("and an address can change")
 	shop.Renumber("203.0.113.99")
 	laptop.Eventually("curl -s -m 2 http://203.0.113.99", "shop sees")
+
+	l.Step("its name follows; names that nobody has are denied at once")
+	laptop.Eventually("getent hosts shop.example.net", "203.0.113.99")
+	laptop.Eventually("dig nowhere.example.net", "NXDOMAIN")
 }
 
 func TestNATs(t *testing.T) {

@@ -92,11 +92,13 @@ func (h *Host) address(c cable, addr netip.Addr) {
 	}
 }
 
-// Public makes a host with a public address on the internet of the lab: 203.0.113.0/24 or 198.51.100.0/24.
+// Public makes a host with a public address on the internet of the lab, 203.0.113.0/24 or 198.51.100.0/24,
+// and the public name NAME.example.net.
 func (l *Lab) Public(name, addr string) *Host {
 	l.t.Helper()
 	h := l.newHost(name)
 	h.plug(l.public, netip.MustParseAddr(addr))
+	l.register(name, addr)
 	return h
 }
 
@@ -226,4 +228,7 @@ func (h *Host) Renumber(addr string) {
 	h.lab.t.Logf("%s: address changes from %s to %s", h.Name, h.addr, addr)
 	h.addr = netip.MustParseAddr(addr)
 	h.address(h.cables[0], h.addr)
+	if h.cables[0].net == h.lab.public {
+		h.lab.register(h.Name, addr)
+	}
 }

@@ -56,11 +56,18 @@ func (h *Host) role(name string, args ...string) *Process {
 	return h.start(name, []string{roleVar + "=" + name + " " + strings.Join(args, " ")}, self)
 }
 
+// names starts the internet's name service: it knows the public hosts as NAME.example.net, and says
+// of every other name that there is none, as fast as a client without the real internet needs it.
+func (l *Lab) names() {
+	l.t.Helper()
+	l.internet.role("names").Await("serving")
+}
+
 // play is the main of a role; it returns the exit code.
 func play(role string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	roles := map[string]func(context.Context, []string) error{"web": greet, "echo": echo, "ask": ask}
+	roles := map[string]func(context.Context, []string) error{"web": greet, "echo": echo, "ask": ask, "names": answer}
 	words := strings.Fields(role)
 	if err := roles[words[0]](ctx, words[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
