@@ -118,7 +118,7 @@ func (a *Auth) joinWithKey(ctx context.Context, machine key.MachinePublic, req *
 		if a.ours(err) {
 			return nil, err
 		}
-		return refusal("%s", tailnet.Sentence(err)), nil
+		return refusal("%v: this server does not know it; ask for a new one", tailnet.ErrKeyRefused), nil
 	}
 	if wanted := requestTags(req.Hostinfo); len(wanted) > 0 {
 		if strange := except(wanted, preAuth.Tags); len(strange) > 0 {

@@ -111,8 +111,11 @@ func (s *State) parseStored(ctx context.Context, next *View, had compiledFrom) (
 	if version == nil {
 		return nil, ""
 	}
-	parsed, _, err := usable(version.Text, next.Snapshot)
+	parsed, compiled, err := usable(version.Text, next.Snapshot)
 	if err == nil {
+		if failing := compiled.Test(next.Snapshot); failing != nil {
+			s.log.Warn("the policy in force would not be accepted today", "tailnet", next.Tailnet.Name, "err", failing)
+		}
 		return parsed, ""
 	}
 	fault = fmt.Sprintf("policy version %d from %s cannot be used: %v", version.ID, version.Source, err)

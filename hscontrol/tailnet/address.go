@@ -35,26 +35,29 @@ func Assignable(prefix netip.Prefix, addr netip.Addr) error {
 // NextAddr is the first assignable address of prefix at or after from (zero: its beginning), wrapping round once at
 // the end, for which taken is false. ErrExhausted when there is none.
 func NextAddr(prefix netip.Prefix, from netip.Addr, taken func(netip.Addr) bool) (netip.Addr, error) {
+	first, last := prefix.Masked().Addr(), netipx.PrefixLastIP(prefix)
 	if !from.IsValid() || !prefix.Contains(from) {
-		from = prefix.Addr()
+		from = first
 	}
-	wrapped := false
-	for addr := from; ; {
-		if prefix.Contains(addr) && Assignable(prefix, addr) == nil && !taken(addr) {
+	if addr, ok := freeAddr(prefix, from, last, taken); ok {
+		return addr, nil
+	}
+	if first.Less(from) {
+		if addr, ok := freeAddr(prefix, first, from.Prev(), taken); ok {
 			return addr, nil
-		}
-		addr = skipReserved(addr)
-		if !addr.IsValid() || !prefix.Contains(addr) {
-			if wrapped {
-				break
-			}
-			wrapped, addr = true, prefix.Addr()
-		}
-		if wrapped && !addr.Less(from) && from != prefix.Addr() || wrapped && from == prefix.Addr() {
-			break
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("%w in %s: widen the prefix or delete nodes", ErrExhausted, prefix)
+}
+
+// freeAddr is the first of the addresses from first to last that may be assigned and is not taken.
+func freeAddr(prefix netip.Prefix, first, last netip.Addr, taken func(netip.Addr) bool) (netip.Addr, bool) {
+	for addr := first; addr.IsValid() && !last.Less(addr); addr = skipReserved(addr) {
+		if Assignable(prefix, addr) == nil && !taken(addr) {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // skipReserved is the address after addr, and after the whole reserved range if addr is in one.

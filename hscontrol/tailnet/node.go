@@ -118,11 +118,26 @@ func (n *Node) FQDN(domain string) string {
 	return n.GivenName + "." + domain + "."
 }
 
-// SameIdentity reports whether a policy cannot tell a from b: same owner, tags, addresses and served routes. While
-// it holds for every node of a tailnet, a compiled policy stays valid.
+// SameIdentity reports whether a policy cannot tell a from b: same owner, tags, addresses, operating system and served
+// routes, and for a router whether it is online. While it holds for every node of a tailnet, a compiled policy stays
+// valid.
 func SameIdentity(a, b *Node) bool {
 	return a.ID == b.ID && a.UserID == b.UserID && a.IPv4 == b.IPv4 && a.IPv6 == b.IPv6 &&
+		a.os() == b.os() &&
 		slices.Equal(a.Tags, b.Tags) &&
 		slices.Equal(a.PrimaryRoutes, b.PrimaryRoutes) &&
-		slices.Equal(a.ServedRoutes(), b.ServedRoutes())
+		sameService(a, b)
+}
+
+// sameService compares what two states of a node serve to others.
+func sameService(a, b *Node) bool {
+	routes := a.ServedRoutes()
+	return slices.Equal(routes, b.ServedRoutes()) && (len(routes) == 0 || a.Online == b.Online)
+}
+
+func (n *Node) os() string {
+	if n.Hostinfo == nil {
+		return ""
+	}
+	return n.Hostinfo.OS
 }
