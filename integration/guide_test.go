@@ -140,11 +140,35 @@ func TestGuide(t *testing.T) {
 	guest.AwaitState("Running")
 }
 
+// TestFirstStart runs the server with no configuration at all, and then does what it says.
+func TestFirstStart(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	server := l.Public("server", serverIP).Headscale("")
+	next := server.Proc().Await(`Next, here: +(headscale .*)\n.*: +(tailscale up .*)\n`)
+	says(t, server.Do(next[1]), "created")
+
+	desk := l.Public("desk", "203.0.113.21").Tailscale(lab.Newest)
+	up := desk.Begin(next[2])
+	page := desk.Do("curl -s " + up.Await(`http://\S+`)[0])
+	command := regexp.MustCompile(`headscale auth register --auth-id \S+ --user`).FindString(tags.ReplaceAllString(page, ""))
+	says(t, server.Do(command+" me"), "registered")
+	desk.AwaitState("Running")
+
+	l.Step("a second machine, and the relay of the server between them")
+	couch := l.Home("house", "203.0.113.22", lab.Easy, "192.168.1.0/24").Machine("couch").Tailscale(lab.Newest)
+	couch.Up(login, "--auth-key="+lastLine(server.Do("headscale preauthkeys create -u me")))
+	couch.PingsDirectly(desk.IP())
+	says(t, couch.Do("tailscale netcheck"), "Nearest DERP: Headscale Embedded DERP")
+}
+
+// tags are the tags of a page; what is left is what a reader sees.
+var tags = regexp.MustCompile(`<[^>]*>`)
+
 // commandKey finds the key in the command that a register page shows.
 func commandKey(t *testing.T, page string) string {
 	t.Helper()
-	text := regexp.MustCompile(`<[^>]*>`).ReplaceAllString(page, "")
-	m := regexp.MustCompile(`headscale -n \S+ nodes register --key (\S+)`).FindStringSubmatch(text)
+	m := regexp.MustCompile(`headscale -n \S+ nodes register --key (\S+)`).FindStringSubmatch(tags.ReplaceAllString(page, ""))
 	if m == nil {
 		t.Fatalf("the page shows no command to paste: %s", page)
 	}

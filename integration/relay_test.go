@@ -60,3 +60,33 @@ func TestOwnRelay(t *testing.T) {
 	server.Boot()
 	desk.Eventually("curl -s -m 5 http://"+kitchen.IP(), "kitchen sees "+desk.IP())
 }
+
+// TestRelayOfAMember is the users' guide's way of keeping strangers out: tailscaled runs beside the
+// relay, and derper asks it who is known (--verify-clients).
+func TestRelayOfAMember(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	machine := l.Public("server", serverIP)
+	machine.Write("/etc/headscale/derp.json", `{"Regions": {}}`)
+	server := machine.Headscale(strings.Replace(lab.Config(serverIP), "paths: []", "paths: [/etc/headscale/derp.json]", 1))
+	server.Do("headscale users create amelia")
+
+	l.Step("a member runs a relay")
+	host := l.Public("relay", "203.0.113.40")
+	member := join(t, server, host)[0]
+	derper := host.Begin("derper --hostname=203.0.113.40 --region-code=own -a :12345 --http-port=-1 --verify-clients")
+	machine.Write("/etc/headscale/derp.json", derper.Await(`(?s)\{\s.*?\n\}\n`)[0])
+	server.Do("headscale reload")
+	member.Eventually("tailscale debug derp-map", "203.0.113.40")
+
+	l.Step("a member of the tailnet is welcome")
+	desk := join(t, server, l.Public("desk", "203.0.113.21"))[0]
+	desk.Eventually("tailscale debug derp own", "Successfully established a DERP connection")
+
+	l.Step("after it is deleted, it is not")
+	server.Do("headscale nodes delete --force -i " + nodeNamed(t, server, "desk").ID)
+	member.Peers()
+	desk.Unplug()
+	desk.Replug()
+	derper.Await(`client refused[^\n]*source=203\.0\.113\.21`)
+}

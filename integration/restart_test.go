@@ -85,6 +85,7 @@ func TestPowerCut(t *testing.T) {
 // TestReload sends SIGHUP: what can change at run time changes, no client is dropped; and SIGTERM ends it all.
 func TestReload(t *testing.T) {
 	l, server := stage(t, "policy:\n  path: /etc/headscale/policy.hujson")
+	config := server.Read("/etc/headscale/config.yaml")
 	clients := join(t, server, l.Public("desk", "203.0.113.21"), l.Public("couch", "203.0.113.22"))
 	desk, couch := clients[0], clients[1]
 	couch.Web("80", "8080")
@@ -107,6 +108,18 @@ func TestReload(t *testing.T) {
 	server.Proc().Await(`(?i)policy[^\n]*(refus|invalid|keep|kept|stay|unchanged|error)`)
 	desk.Eventually("curl -s -m 5 http://"+couch.IP(), "couch sees")
 	desk.Refused("curl -s -m 1 http://" + couch.IP() + ":8080")
+
+	l.Step("names and relays of the configuration follow too, and nobody was dropped for it")
+	server.Write("/etc/headscale/derp.json", `{"Regions": {"901": {"RegionID": 901, "RegionCode": "spare", "RegionName": "Spare",
+		"Nodes": [{"Name": "901a", "RegionID": 901, "HostName": "203.0.113.99", "IPv4": "203.0.113.99"}]}}}`)
+	server.Write("/etc/headscale/policy.hujson", "{}")
+	server.Write("/etc/headscale/config.yaml", strings.NewReplacer("paths: []", "paths: [/etc/headscale/derp.json]",
+		"magic_dns: true", "magic_dns: true\n  extra_records:\n    - {name: wiki.lab.example, type: A, value: 100.64.0.2}").Replace(config))
+	server.Proc().Signal(syscall.SIGHUP)
+	desk.Eventually("tailscale debug derp-map", "Spare")
+	desk.Eventually("dig +short @100.100.100.100 wiki.lab.example", "100.64.0.2")
+	desk.Eventually("curl -s -m 5 http://"+couch.IP()+":8080", "couch sees")
+	silentOn(t, desk.Daemon().Output(), "map response long-poll timed out", "Switching ipn state Running -> NeedsLogin")
 
 	l.Step("SIGTERM ends the server within seconds, clients connected as they are")
 	if took := server.Proc().Stop(); took > 5*time.Second {

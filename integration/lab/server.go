@@ -14,11 +14,13 @@ type Server struct {
 	proc *Process
 }
 
-// Headscale writes the configuration to /etc/headscale/config.yaml, starts the server and waits until
-// it says that it is well.
+// Headscale writes the configuration to /etc/headscale/config.yaml ("" is no file at all), starts the
+// server and waits until it says that it is well.
 func (h *Host) Headscale(config string) *Server {
 	h.lab.t.Helper()
-	h.Write("/etc/headscale/config.yaml", config)
+	if config != "" {
+		h.Write("/etc/headscale/config.yaml", config)
+	}
 	s := &Server{Host: h}
 	s.Boot()
 	return s
