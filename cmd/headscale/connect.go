@@ -191,7 +191,9 @@ func sentence(err error) string {
 	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
 		switch s.Code() {
 		case codes.Unimplemented:
-			return "the server does not know this command: " + s.Message()
+			if strings.HasPrefix(s.Message(), "unknown ") {
+				return "the server is of another release and does not know this command: " + s.Message()
+			}
 		case codes.Canceled:
 			return "interrupted"
 		}

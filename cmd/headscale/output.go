@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -104,6 +105,9 @@ func (c *cli) warn(format string, args ...any) {
 // colour reports whether the output may have colours.
 func (c *cli) colour() bool { return isTerminal(c.out) && c.getenv("NO_COLOR") == "" }
 
+// maxLine bounds an answer, in bytes.
+const maxLine = 1 << 10
+
 // confirm asks before what cannot be undone.
 func (c *cli) confirm(format string, args ...any) (bool, error) {
 	if c.force {
@@ -114,7 +118,7 @@ func (c *cli) confirm(format string, args ...any) (bool, error) {
 		return false, fmt.Errorf("nobody can answer here: %q; to go on without being asked, add --force", question)
 	}
 	fmt.Fprintf(c.err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(c.in).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(c.in, maxLine)).ReadString('\n')
 	if err != nil && line == "" {
 		return false, nil // the end of input is a no
 	}

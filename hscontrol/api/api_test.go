@@ -41,7 +41,7 @@ type bench struct {
 	closeStore                         func() error
 }
 
-func newBench(t *testing.T, change ...func(*api.Config)) *bench {
+func newBench(t testing.TB, change ...func(*api.Config)) *bench {
 	t.Helper()
 	ctx := t.Context()
 	now := func() time.Time { return start }
@@ -85,7 +85,7 @@ func newBench(t *testing.T, change ...func(*api.Config)) *bench {
 }
 
 // dial serves on a unix socket, and stops at the end of the test.
-func dial(t *testing.T, g *grpc.Server) headscalev1.HeadscaleServiceClient {
+func dial(t testing.TB, g *grpc.Server) headscalev1.HeadscaleServiceClient {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {

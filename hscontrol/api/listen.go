@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
@@ -18,6 +19,7 @@ const (
 	maxTime     = 30 * time.Second // for one call
 	maxStreams  = 100              // calls at once on one connection
 	connectTime = 10 * time.Second // for handshakes
+	pingTime    = 2 * time.Minute  // of silence, after which a caller is asked whether it is still there
 )
 
 // Local is a gRPC server for the unix socket: who can open it may do everything.
@@ -33,6 +35,7 @@ func (s *Server) listener(who grpc.UnaryServerInterceptor, opts []grpc.ServerOpt
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(connectTime),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime}),
 		grpc.ChainUnaryInterceptor(s.guard, who),
 	}, opts...)
 	g := grpc.NewServer(opts...)

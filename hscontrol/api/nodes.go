@@ -51,10 +51,24 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	return resp, nil
 }
 
+// nodeMessage is namesIn and convert for one node: it looks up no more than the node refers to.
 func (s *Server) nodeMessage(ctx context.Context, node *tailnet.Node) (*headscalev1.Node, error) {
-	n, err := s.namesIn(ctx, node.TailnetID)
+	n, err := s.tailnetNames(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if node.AuthKeyID != 0 {
+		if n, err = s.namesIn(ctx, node.TailnetID); err != nil {
+			return nil, err
+		}
+	} else if node.UserID != 0 {
+		users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{ID: node.UserID})
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range users {
+			n.users[u.ID] = u
+		}
 	}
 	return n.node(node), nil
 }

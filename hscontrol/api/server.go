@@ -11,7 +11,7 @@ import (
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 )
 
-// Health says whether the database answers, and what else is not as it should be.
+// Health says whether the database answers and, to those who may see all tailnets, what else is not as it should be.
 func (s *Server) Health(ctx context.Context, _ *headscalev1.HealthRequest) (*headscalev1.HealthResponse, error) {
 	resp := &headscalev1.HealthResponse{DatabaseConnectivity: true}
 	if err := s.cfg.Store.Ping(ctx); err != nil {
@@ -22,7 +22,7 @@ func (s *Server) Health(ctx context.Context, _ *headscalev1.HealthRequest) (*hea
 			Severe: true,
 		})
 	}
-	if s.cfg.Health == nil {
+	if s.cfg.Health == nil || everything(ctx) != nil {
 		return resp, nil
 	}
 	for _, f := range s.cfg.Health(ctx) {
