@@ -29,6 +29,8 @@ type engine interface {
 	rebind(query string) string
 	// forUpdate ends a query that locks the rows that it reads.
 	forUpdate() string
+	// returning reports whether an INSERT tells the new ID by RETURNING, not by itself.
+	returning() bool
 	// notify is a statement that tells other processes of a commit; empty if there are none.
 	notify() string
 
@@ -44,6 +46,7 @@ type engine interface {
 type fault struct {
 	unique string // the index or columns of a broken unique constraint
 	broken bool   // the transaction is lost: nothing more can be done in it
+	stuck  bool   // only going back to a savepoint frees the transaction
 	again  bool   // the transaction was the victim of another: it may be tried again
 }
 

@@ -129,13 +129,15 @@ type machine struct {
 
 func (t *tx) machine(j Join) (machine, error) {
 	m := machine{join: j}
-	// Most machines are new: that is told by a short query.
-	const known = "n.node_key = ? OR n.machine_key = ?"
-	there, err := t.exists("SELECT 1 FROM nodes n WHERE "+known, text(&j.NodeKey), text(&j.MachineKey))
+	// Most machines are new: that is told by two short queries.
+	there, err := t.exists("SELECT 1 FROM nodes WHERE machine_key = ? LIMIT 1", text(&j.MachineKey))
+	if err == nil && !there {
+		there, err = t.exists("SELECT 1 FROM nodes WHERE node_key = ?", text(&j.NodeKey))
+	}
 	if err != nil || !there {
 		return m, err
 	}
-	nodes, err := t.nodesWhere(known, text(&j.NodeKey), text(&j.MachineKey))
+	nodes, err := t.nodesWhere("n.node_key = ? OR n.machine_key = ?", text(&j.NodeKey), text(&j.MachineKey))
 	if err != nil {
 		return m, err
 	}
@@ -229,14 +231,14 @@ func (t *tx) joinNew(g grant, j Join) (*tailnet.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if written, err := t.tryInsertNode(n, orNothing); err != nil || written {
+	if err := t.insertNode(n, orNothing); err != nil || n.ID != 0 {
 		return n, err
 	}
 	*tn = before
 	if n, err = t.describe(g, j); err != nil {
 		return nil, err
 	}
-	return n, t.insertNode(n)
+	return n, t.insertNode(n, "")
 }
 
 // describe is the row of a new node.

@@ -33,7 +33,7 @@ func (t *tx) nodeChanged(n *tailnet.Node) { t.changed(n.TailnetID, kindNode, uin
 // finish does what the group owes at its end: elections, one revision for each changed tailnet, the log, the wake-up of
 // other processes.
 func (t *tx) finish() error {
-	t.saved = true // an error from here on is one of the whole group
+	t.wrote = true // no savepoint any more: an error from here on is one of the whole group
 	for id := range t.elect {
 		if err := t.electPrimaries(id); err != nil {
 			return err

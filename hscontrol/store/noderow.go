@@ -142,36 +142,18 @@ func (t *tx) readNode(id tailnet.NodeID) (*tailnet.Node, error) {
 	return n, err
 }
 
-// insertNode writes a new row and gives the node its ID.
-func (t *tx) insertNode(n *tailnet.Node) error {
-	there, err := t.tryInsertNode(n, "")
-	if err == nil && !there {
-		err = sql.ErrNoRows
-	}
+// insertNode writes a new row and gives the node its ID. After an orNothing that ID is 0 if a unique constraint of the
+// row would have been broken.
+func (t *tx) insertNode(n *tailnet.Node, onConflict string) error {
+	n.CreatedAt, n.UpdatedAt = t.now, t.now
+	id, err := t.insert(insertNode+onConflict, nodeArgs(n)...)
 	if err != nil {
 		return t.nodeFault(n, err)
 	}
+	if n.ID = tailnet.NodeID(id); id != 0 {
+		t.nodeChanged(n)
+	}
 	return nil
-}
-
-// orNothing makes an insert that breaks a unique constraint do nothing instead.
-const orNothing = " ON CONFLICT DO NOTHING"
-
-// tryInsertNode does as insertNode, and reports whether the row was written.
-func (t *tx) tryInsertNode(n *tailnet.Node, onConflict string) (bool, error) {
-	n.CreatedAt, n.UpdatedAt = t.now, t.now
-	if err := t.save(); err != nil {
-		return false, err
-	}
-	err := t.queryRow(insertNode+onConflict+" RETURNING id", nodeArgs(n)...).Scan(number(&n.ID))
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	t.nodeChanged(n)
-	return true, nil
 }
 
 // updateNode writes what differs between the row and the node, if anything does: many columns have an index, which a
@@ -232,7 +214,7 @@ func (t *tx) nodeFault(n *tailnet.Node, err error) error {
 	unique := t.s.engine.fault(err).unique
 	switch {
 	case strings.Contains(unique, "node_key"):
-		return fmt.Errorf("%w: %w", tailnet.ErrNodeKeyTaken, err)
+		return fmt.Errorf("%w: log out and in again to get a new one", tailnet.ErrNodeKeyTaken)
 	case strings.Contains(unique, "given_name"), unique == "node_name":
 		return fmt.Errorf("node name %q: %w: %w", n.GivenName, tailnet.ErrExists, err)
 	case strings.Contains(unique, "ipv4"), strings.Contains(unique, "ipv6"):

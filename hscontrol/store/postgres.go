@@ -134,6 +134,7 @@ func (postgresEngine) beginRead() string {
 }
 func (postgresEngine) rebind(query string) string { return numbered(query) }
 func (postgresEngine) forUpdate() string          { return " FOR UPDATE" }
+func (postgresEngine) returning() bool            { return true }
 func (postgresEngine) notify() string             { return "NOTIFY " + channel }
 func (postgresEngine) shared() bool               { return true }
 
@@ -145,7 +146,7 @@ func (postgresEngine) fault(err error) fault {
 	}
 	switch {
 	case e.Code == "23505":
-		return fault{unique: e.ConstraintName}
+		return fault{unique: e.ConstraintName, stuck: true}
 	case strings.HasPrefix(e.Code, "40"): // serialization failure, deadlock
 		return fault{broken: true, again: true}
 	}
@@ -153,7 +154,7 @@ func (postgresEngine) fault(err error) fault {
 	case "08", "25", "53", "57", "58", "XX":
 		return fault{broken: true}
 	}
-	return fault{}
+	return fault{stuck: true}
 }
 
 func isConnectionError(err error) bool {

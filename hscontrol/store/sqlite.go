@@ -100,6 +100,7 @@ func (sqliteEngine) begin() string              { return "BEGIN IMMEDIATE" }
 func (sqliteEngine) beginRead() string          { return "BEGIN" }
 func (sqliteEngine) rebind(query string) string { return query }
 func (sqliteEngine) forUpdate() string          { return "" }
+func (sqliteEngine) returning() bool            { return false } // costs more to compile than all the rest of the INSERT
 func (sqliteEngine) notify() string             { return "" }
 func (sqliteEngine) shared() bool               { return false }
 

@@ -12,8 +12,8 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// tx is the transaction of one group. Operations run in it one after the other, each from a savepoint on, and see what
-// those before them wrote.
+// tx is the transaction of one group. Operations run in it one after the other and see what those before them wrote. A
+// careful transaction gives each a savepoint to go back to.
 type tx struct {
 	s    *Store
 	ctx  context.Context
@@ -25,15 +25,15 @@ type tx struct {
 	dropped  map[tailnet.ID]bool             // those deleted
 	changes  []change
 	elect    map[tailnet.ID]bool // primary routes to be elected at the end
-	alone    bool                // there is one operation: it needs no savepoint
-	saved    bool                // the running operation has its savepoint
-	guess    bool                // names and addresses are taken to be free without a look
-	broken   error               // why the whole transaction is lost
+	careful  bool
+	wrote    bool  // the running operation wrote or locked something, after its savepoint if it has one
+	guess    bool  // names and addresses are taken to be free without a look
+	broken   error // why the whole transaction is lost
 }
 
-func (s *Store) newTx(ctx context.Context, conn *sql.Conn, operations int) *tx {
+func (s *Store) newTx(ctx context.Context, conn *sql.Conn, careful bool) *tx {
 	return &tx{
-		s: s, ctx: ctx, conn: conn, now: s.now(), alone: operations == 1,
+		s: s, ctx: ctx, conn: conn, now: s.now(), careful: careful,
 		tailnets: map[tailnet.ID]*tailnet.Tailnet{},
 		keys:     map[string]*tailnet.PreAuthKey{},
 		dropped:  map[tailnet.ID]bool{},
@@ -41,30 +41,41 @@ func (s *Store) newTx(ctx context.Context, conn *sql.Conn, operations int) *tx {
 	}
 }
 
-// run runs one operation. If it fails, what it did is undone, in the database and here.
+// run runs one operation. If it fails, what it did is undone, in the database and here, or the transaction is broken.
 func (t *tx) run(operation func(*tx) error) error {
 	before, changes := t.copyTailnets(), len(t.changes)
-	t.saved = false
+	t.wrote = false
 	err := operation(t)
 	if err == nil {
-		if t.saved {
+		if t.wrote && t.careful {
 			t.broken = t.command("RELEASE SAVEPOINT operation")
 		}
 		return t.broken
 	}
 	t.tailnets, t.changes = before, t.changes[:changes]
 	clear(t.keys)
-	if t.alone || t.s.engine.fault(err).broken {
-		t.broken = err
-		return err
-	}
-	if t.saved {
-		undone := errors.Join(t.command("ROLLBACK TO SAVEPOINT operation"), t.command("RELEASE SAVEPOINT operation"))
-		if undone != nil {
-			t.broken = errors.Join(err, undone)
-		}
-	}
+	t.broken = t.undo(err)
 	return err
+}
+
+// errCareful is that an operation failed and left something behind in a transaction without savepoints.
+var errCareful = errors.New("the group has to be run with savepoints")
+
+// undo takes back what an operation wrote before it failed with err. Its error is why that cannot be done.
+func (t *tx) undo(err error) error {
+	fault := t.s.engine.fault(err)
+	switch {
+	case fault.broken:
+		return err
+	case !t.careful && (t.wrote || fault.stuck):
+		return errCareful
+	case !t.careful || !t.wrote:
+		return nil
+	}
+	if undone := errors.Join(t.command("ROLLBACK TO SAVEPOINT operation"), t.command("RELEASE SAVEPOINT operation")); undone != nil {
+		return errors.Join(err, undone)
+	}
+	return nil
 }
 
 func (t *tx) command(statement string) error {
@@ -81,12 +92,15 @@ func (t *tx) copyTailnets() map[tailnet.ID]*tailnet.Tailnet {
 	return c
 }
 
-// save makes the savepoint of the running operation, before its first write or lock.
+// save makes the savepoint of the running operation, if it shall have one, before its first write or lock.
 func (t *tx) save() error {
-	if t.saved || t.alone {
+	if t.wrote {
 		return nil
 	}
-	t.saved = true
+	t.wrote = true
+	if !t.careful {
+		return nil
+	}
 	return t.command("SAVEPOINT operation")
 }
 
@@ -101,6 +115,32 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	}
 	return res.RowsAffected()
 }
+
+// insert runs an INSERT into a table with an ID and says which the new row has; 0 if there is none because of
+// orNothing.
+func (t *tx) insert(query string, args ...any) (id int64, err error) {
+	if err := t.save(); err != nil {
+		return 0, err
+	}
+	if t.s.engine.returning() {
+		err := t.queryRow(query+" RETURNING id", args...).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return 0, nil
+		}
+		return id, err
+	}
+	res, err := t.conn.ExecContext(t.ctx, t.s.engine.rebind(query), args...)
+	if err != nil {
+		return 0, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return 0, err
+	}
+	return res.LastInsertId()
+}
+
+// orNothing ends an INSERT that does nothing where it would break a unique constraint.
+const orNothing = " ON CONFLICT DO NOTHING"
 
 func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
 	return t.conn.QueryContext(t.ctx, t.s.engine.rebind(query), args...)

@@ -20,7 +20,7 @@ const (
 	attempts  = 5 // of a group that lost against another process's transaction
 )
 
-// writer takes operations one after the other, as many as wait, into one transaction: a commit that reaches the disk
+// writer takes operations one after the other, as many as wait, into one transaction, the group: a commit that reaches the disk
 // costs milliseconds, however much is in it. While one group is committed the next gathers.
 type writer struct {
 	queue chan *operation
@@ -41,7 +41,7 @@ type operation struct {
 
 // Stats counts what the writer has done.
 type Stats struct {
-	Groups     uint64 // transactions begun
+	Groups     uint64 // groups of operations, a transaction each
 	Operations uint64 // operations run in them
 	Waiting    int    // operations that wait for the next
 }
@@ -142,11 +142,15 @@ func (s *Store) writeGroup(group []*operation) {
 	if len(group) == 0 {
 		return
 	}
+	s.writer.groups.Add(1)
+	s.writer.operations.Add(uint64(len(group)))
 	var err error
+	careful := false
 	for n := range attempts {
-		if err = s.tryGroup(group); err == nil || !s.mayTryAgain(err, n) {
+		if err = s.tryGroup(group, careful); err == nil || !s.mayTryAgain(err, n) {
 			break
 		}
+		careful = careful || errors.Is(err, errCareful)
 	}
 	if err == nil {
 		s.wake()
@@ -159,11 +163,12 @@ func (s *Store) writeGroup(group []*operation) {
 	}
 }
 
-// mayTryAgain reports whether nothing speaks against running the group anew after its nth attempt: another process's
-// transaction won, or the connection turned out to be dead before anything was done on it.
+// mayTryAgain reports whether nothing speaks against running the group anew after its nth attempt: an operation failed
+// after it had written, another process's transaction won, or the connection turned out to be dead before anything was
+// done on it.
 func (s *Store) mayTryAgain(err error, n int) bool {
 	var begin *beginError
-	return s.engine.fault(err).again || n == 0 && s.engine.shared() && errors.As(err, &begin)
+	return errors.Is(err, errCareful) || s.engine.fault(err).again || n == 0 && s.engine.shared() && errors.As(err, &begin)
 }
 
 // beginError is that a transaction could not even be begun.
@@ -173,17 +178,14 @@ func (e *beginError) Error() string { return "beginning a transaction: " + e.err
 func (e *beginError) Unwrap() error { return e.err }
 
 // tryGroup runs a group in one transaction. Its error is one of the whole group; those of single operations are left
-// in them.
-func (s *Store) tryGroup(group []*operation) (err error) {
+// in them. Operations that fail after they wrote are rare, savepoints cost: only a careful attempt makes them.
+func (s *Store) tryGroup(group []*operation, careful bool) (err error) {
 	ctx := context.Background() // a caller that goes away must not break the others' transaction
 	conn, err := s.writes.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	defer conn.Close()
-	s.writer.groups.Add(1)
-	s.writer.operations.Add(uint64(len(group)))
-
 	if _, err := conn.ExecContext(ctx, s.engine.begin()); err != nil {
 		abandon(conn)
 		return &beginError{err}
@@ -193,7 +195,7 @@ func (s *Store) tryGroup(group []*operation) (err error) {
 			abandon(conn)
 		}
 	}()
-	t := s.newTx(ctx, conn, len(group))
+	t := s.newTx(ctx, conn, careful)
 	for _, op := range group {
 		if op.err = op.ctx.Err(); op.err != nil {
 			continue
