@@ -69,7 +69,7 @@ func (s *Store) DeleteAPIKey(ctx context.Context, id tailnet.KeyID) error {
 func (s *Store) FindAPIKey(ctx context.Context, id tailnet.KeyID, prefix string) (*tailnet.APIKey, error) {
 	q := s.orm.WithContext(ctx)
 	if id != 0 {
-		q = q.Where("id = ?", id)
+		q = q.Where("id = ?", int64(id))
 	} else {
 		prefix = strings.TrimPrefix(strings.TrimSpace(prefix), string(tailnet.APIKeySecret)+"-")
 		prefix, _, _ = strings.Cut(prefix, "-")

@@ -61,6 +61,7 @@ func (s *Store) startFollower() {
 	}
 	s.follower.wg.Go(func() { s.listenLoop(ctx) })
 	s.follower.wg.Go(func() { s.pollLoop(ctx) })
+	s.follower.wg.Go(func() { s.aliveLoop(ctx) })
 }
 
 func (s *Store) stopFollower() {
@@ -196,7 +197,7 @@ func (v *view) since(id tailnet.ID, from tailnet.Revision) (tailnet.Delta, error
 
 func (v *view) tailnet(id tailnet.ID) (*tailnet.Tailnet, error) {
 	var row tailnet.Tailnet
-	if err := v.look().Take(&row, id).Error; err != nil {
+	if err := v.look().Take(&row, "id = ?", int64(id)).Error; err != nil {
 		return nil, err
 	}
 	return &row, nil
@@ -233,7 +234,7 @@ func (v *view) fill(d *tailnet.Delta, id tailnet.ID) (err error) {
 	if d.Nodes, err = v.nodes("n.tailnet_id = ?", int64(id)); err != nil {
 		return err
 	}
-	if err = v.look().Where("tailnet_id = ?", id).Order("id").Find(&d.Users).Error; err != nil {
+	if err = v.look().Where("tailnet_id = ?", int64(id)).Order("id").Find(&d.Users).Error; err != nil {
 		return fmt.Errorf("reading users: %w", err)
 	}
 	d.Policy, err = newestPolicy(v.look(), id)
@@ -255,7 +256,7 @@ func (v *view) pick(d *tailnet.Delta, id tailnet.ID, changed map[string][]uint64
 	}
 	for ids := range slices.Chunk(changed[kindUser], idsPerQuery) {
 		var users []*tailnet.User
-		if err := v.look().Where("id IN ?", ids).Find(&users).Error; err != nil {
+		if err := v.look().Where("id IN ?", signed(ids)).Find(&users).Error; err != nil {
 			return fmt.Errorf("reading users: %w", err)
 		}
 		d.Users = append(d.Users, users...)

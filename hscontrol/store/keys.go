@@ -38,8 +38,8 @@ func (s *Store) createPreAuthKey(ctx context.Context, k tailnet.PreAuthKey) (*ta
 	if k.UserID == 0 && len(tags) == 0 {
 		return nil, tailnet.Secret{}, fmt.Errorf("%w: a key needs a user or tags", tailnet.ErrInvalid)
 	}
-	if len(k.Description) > longText {
-		return nil, tailnet.Secret{}, fmt.Errorf("%w: the description has %d bytes: %d at most", tailnet.ErrInvalid, len(k.Description), longText)
+	if err := checkText(k.Description, longText); err != nil {
+		return nil, tailnet.Secret{}, fmt.Errorf("description: %w", err)
 	}
 	secret, err := tailnet.NewSecret(tailnet.AuthKeySecret, s.cfg.Rand)
 	if err != nil {
@@ -95,10 +95,10 @@ func checkTags(tags []string) ([]string, error) {
 func (s *Store) ListPreAuthKeys(ctx context.Context, f KeyFilter) ([]*tailnet.PreAuthKey, error) {
 	q := s.orm.WithContext(ctx).Order("id")
 	if f.TailnetID != 0 {
-		q = q.Where("tailnet_id = ?", f.TailnetID)
+		q = q.Where("tailnet_id = ?", int64(f.TailnetID))
 	}
 	if f.UserID != 0 {
-		q = q.Where("user_id = ?", f.UserID)
+		q = q.Where("user_id = ?", int64(f.UserID))
 	}
 	var keys []*tailnet.PreAuthKey
 	if err := q.Find(&keys).Error; err != nil {

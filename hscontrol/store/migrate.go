@@ -81,6 +81,9 @@ var first = []string{
 		id text NOT NULL, replica text NOT NULL, since {time} NOT NULL)`,
 	`CREATE INDEX session_replica ON sessions (replica)`,
 
+	// The servers that share the database; see replica.go.
+	`CREATE TABLE replicas (name text PRIMARY KEY, seen_at {time} NOT NULL)`,
+
 	`CREATE TABLE registrations (
 		id text PRIMARY KEY, machine_key text NOT NULL, node_key text NOT NULL, old_node_key text, nl_key text,
 		hostinfo text, cap_version {int} NOT NULL, ephemeral boolean NOT NULL, node_id {int}, rejected boolean NOT NULL,

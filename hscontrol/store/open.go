@@ -89,6 +89,8 @@ func (cfg *Config) complete() error {
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
+	} else {
+		cfg.Rand = &lockedReader{r: cfg.Rand}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -145,6 +147,11 @@ func (s *Store) begin(ctx context.Context) error {
 		return err
 	}
 	s.defaultID = def.ID
+	if s.engine.shared() {
+		if err := s.sayAlive(ctx); err != nil {
+			return err
+		}
+	}
 	return s.write(ctx, s.endFormerSessions)
 }
 
@@ -189,6 +196,18 @@ func storableTime(at *time.Time) *time.Time {
 	}
 	t := storable(*at)
 	return &t
+}
+
+// lockedReader lets any number of goroutines read from r.
+type lockedReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (l *lockedReader) Read(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(b)
 }
 
 // workers are goroutines that are told to stop together and waited for.

@@ -310,10 +310,16 @@ func TestReadOnlyPostgres(t *testing.T) {
 	cfg := postgresConfig(t)
 	w := newWorld(t, cfg)
 	db := raw(t, cfg)
+	db.SetMaxOpenConns(1)
 	readOnly := func(on string) {
 		t.Helper()
-		if _, err := db.Exec("ALTER DATABASE " + cfg.Postgres.Name + " SET default_transaction_read_only = " + on); err != nil {
-			t.Fatal(err)
+		for _, statement := range []string{
+			"SET default_transaction_read_only = off", // for this connection, so that it may set it for the others
+			"ALTER DATABASE " + cfg.Postgres.Name + " SET default_transaction_read_only = " + on,
+		} {
+			if _, err := db.Exec(statement); err != nil {
+				t.Fatal(err)
+			}
 		}
 		// The setting is for new connections: end those of the store.
 		if _, err := db.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'keelscale'",
@@ -322,24 +328,20 @@ func TestReadOnlyPostgres(t *testing.T) {
 		}
 	}
 	n := w.join("web")
-	readOnly("on")
-	if _, err := w.JoinWithKey(w.ctx, w.secret, client("late")); !errors.Is(err, tailnet.ErrReadOnly) {
-		t.Errorf("got %v, want %v", err, tailnet.ErrReadOnly)
-	}
-	if _, err := w.RenameNode(w.ctx, n.ID, "x"); !errors.Is(err, tailnet.ErrReadOnly) {
-		t.Errorf("got %v, want %v", err, tailnet.ErrReadOnly)
-	}
-	w.node(n.ID)
-	if _, err := db.Exec("SET default_transaction_read_only = off"); err != nil {
-		t.Fatal(err)
-	}
-	readOnly("off")
-	for {
-		// The writer's old connection may be found dead by one more operation.
-		if _, err := w.JoinWithKey(w.ctx, w.secret, client("again")); err == nil {
-			break
-		} else if !errors.Is(err, tailnet.ErrReadOnly) {
-			t.Fatal(err)
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, tailnet.ErrReadOnly) || !strings.Contains(err.Error(), "read-only transaction") {
+			t.Errorf("%s: got %v, want %v for a read-only transaction", what, err, tailnet.ErrReadOnly)
 		}
 	}
+	readOnly("on")
+	_, err := w.JoinWithKey(w.ctx, w.secret, client("late"))
+	refused("join", err)
+	_, err = w.RenameNode(w.ctx, n.ID, "x")
+	refused("rename", err)
+	if got := w.node(n.ID).GivenName; got != "web" {
+		t.Errorf("got name %s, want web", got)
+	}
+	readOnly("off")
+	w.join("again") // on a new connection, for the old one is found dead when the transaction begins
 }

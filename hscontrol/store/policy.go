@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"gorm.io/gorm"
@@ -16,9 +17,8 @@ const maxPolicy = 4 << 20
 // version writes nothing and returns that version.
 func (s *Store) PutPolicy(ctx context.Context, id tailnet.ID, text, source string) (*tailnet.PolicyVersion, error) {
 	id = s.orDefault(id)
-	if len(text) > maxPolicy || len(source) > longText {
-		return nil, fmt.Errorf("putting policy: %w: a text of %d bytes from a source of %d: %d and %d at most", tailnet.ErrInvalid,
-			len(text), len(source), maxPolicy, longText)
+	if err := errors.Join(checkText(text, maxPolicy), checkText(source, longText)); err != nil {
+		return nil, fmt.Errorf("putting policy: %w", err)
 	}
 	var version *tailnet.PolicyVersion
 	err := s.write(ctx, func(t *tx) (err error) {
@@ -54,7 +54,7 @@ func (s *Store) GetPolicy(ctx context.Context, id tailnet.ID) (*tailnet.PolicyVe
 // ListPolicies returns all versions of a tailnet's policy (zero: default), newest first.
 func (s *Store) ListPolicies(ctx context.Context, id tailnet.ID) ([]*tailnet.PolicyVersion, error) {
 	var versions []*tailnet.PolicyVersion
-	err := s.orm.WithContext(ctx).Where("tailnet_id = ?", s.orDefault(id)).Order("id DESC").Find(&versions).Error
+	err := s.orm.WithContext(ctx).Where("tailnet_id = ?", int64(s.orDefault(id))).Order("id DESC").Find(&versions).Error
 	if err != nil {
 		return nil, fmt.Errorf("listing policies of tailnet %d: %w", id, s.engine.explain(err))
 	}
@@ -63,7 +63,7 @@ func (s *Store) ListPolicies(ctx context.Context, id tailnet.ID) ([]*tailnet.Pol
 
 func newestPolicy(db *gorm.DB, id tailnet.ID) (*tailnet.PolicyVersion, error) {
 	var versions []*tailnet.PolicyVersion
-	err := db.Where("tailnet_id = ?", id).Order("id DESC").Limit(1).Find(&versions).Error
+	err := db.Where("tailnet_id = ?", int64(id)).Order("id DESC").Limit(1).Find(&versions).Error
 	if err != nil || len(versions) == 0 {
 		return nil, err
 	}

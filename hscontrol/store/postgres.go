@@ -165,6 +165,10 @@ func isConnectionError(err error) bool {
 }
 
 func (e postgresEngine) explain(err error) error {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) && pe.Code == "22021" && !errors.Is(err, tailnet.ErrInvalid) {
+		return fmt.Errorf("%w: a text is not plain UTF-8: %w", tailnet.ErrInvalid, err)
+	}
 	if err == nil || errors.Is(err, tailnet.ErrReadOnly) || !e.fault(err).broken {
 		return err
 	}

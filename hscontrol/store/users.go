@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"gorm.io/gorm"
 
@@ -101,10 +102,10 @@ func (s *Store) ListUsers(ctx context.Context, f UserFilter) ([]*tailnet.User, e
 func listUsers(db *gorm.DB, f UserFilter) (users []*tailnet.User, err error) {
 	q := db.Order("id")
 	if f.TailnetID != 0 {
-		q = q.Where("tailnet_id = ?", f.TailnetID)
+		q = q.Where("tailnet_id = ?", int64(f.TailnetID))
 	}
 	if f.ID != 0 {
-		q = q.Where("id = ?", f.ID)
+		q = q.Where("id = ?", int64(f.ID))
 	}
 	if f.Name != "" {
 		q = q.Where("name = ?", f.Name)
@@ -203,7 +204,7 @@ func (s *Store) DeleteUser(ctx context.Context, id tailnet.UserID) error {
 func (t *tx) user(id tailnet.UserID) (*tailnet.User, error) {
 	read := func() (*tailnet.User, error) {
 		var u tailnet.User
-		err := t.look().Take(&u, "id = ?", id).Error
+		err := t.look().Take(&u, "id = ?", int64(id)).Error
 		if errors.Is(err, gorm.ErrRecordNotFound) {
 			return nil, fmt.Errorf("user %d: %w: see headscale users list", id, tailnet.ErrNotFound)
 		}
@@ -240,9 +241,20 @@ func checkUser(u *tailnet.User) error {
 		return fmt.Errorf("%w: %w", tailnet.ErrInvalid, err)
 	}
 	for _, text := range []string{u.DisplayName, u.Email, u.Provider, u.ProviderIdentifier, u.ProfilePicURL, u.Role} {
-		if len(text) > longText {
-			return fmt.Errorf("%w: a text of %d bytes about user %q: %d at most", tailnet.ErrInvalid, len(text), u.Name, longText)
+		if err := checkText(text, longText); err != nil {
+			return fmt.Errorf("user %q: %w", u.Name, err)
 		}
+	}
+	return nil
+}
+
+// checkText refuses what one of the engines could not store, and what is too long, in bytes.
+func checkText(text string, most int) error {
+	if len(text) > most {
+		return fmt.Errorf("%w: a text of %d bytes: %d at most", tailnet.ErrInvalid, len(text), most)
+	}
+	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		return fmt.Errorf("%w: the text %q is not plain UTF-8", tailnet.ErrInvalid, text[:min(len(text), 40)])
 	}
 	return nil
 }
