@@ -63,7 +63,18 @@ func (c *cli) askAt(ctx context.Context, where config.Client, do func(context.Co
 	if status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the server gave no answer within %s: see its log, or allow more with cli.timeout", timeout)
 	}
+	if text := status.Convert(err).Message(); status.Code(err) == codes.Unavailable && strings.HasPrefix(text, "connection error") {
+		return broken(where, text)
+	}
 	return err
+}
+
+// broken says that the connection was there and came to nothing.
+func broken(where config.Client, text string) error {
+	if strings.HasPrefix(where.CLI.Address, "http://") {
+		return fmt.Errorf("the server at %s hung up: if it speaks TLS, leave http:// out", where.CLI.Address)
+	}
+	return fmt.Errorf("the connection to the server at %s broke: %s", firstOf(where.CLI.Address, where.UnixSocket), text)
 }
 
 // server says where the server is: flags first, then the environment, then the file.
