@@ -176,7 +176,7 @@ type Log struct {
 
 // Policy says where the access rules come from.
 type Policy struct {
-	// Mode is PolicyFile or PolicyDatabase.
+	// Mode is PolicyFile or PolicyDatabase; where nobody set it, the first if there is a Path.
 	Mode string `key:"mode"`
 	// Path is a HuJSON file; empty means no policy: within a tailnet everyone sees everyone.
 	// The file's content is read again at SIGHUP.

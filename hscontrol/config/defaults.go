@@ -69,7 +69,7 @@ func base() *Config {
 			ACMEURL:              "https://acme-v02.api.letsencrypt.org/directory",
 		},
 		Log:    Log{Level: "info", Format: "text"},
-		Policy: Policy{Mode: PolicyFile},
+		Policy: Policy{Mode: PolicyDatabase},
 		DNS:    DNS{MagicDNS: true, BaseDomain: DefaultBaseDomain},
 		OIDC: OIDC{
 			OnlyStartIfAvailable:  true,
@@ -110,6 +110,9 @@ func (cfg *Config) fill(set map[string]Position, root bool, env func(string) str
 	}
 	if !isSet(set, "derp.server.enabled") {
 		cfg.DERP.Server.Enabled = len(cfg.DERP.URLs) == 0 && len(cfg.DERP.Paths) == 0
+	}
+	if !isSet(set, "policy.mode") && cfg.Policy.Path != "" {
+		cfg.Policy.Mode = PolicyFile
 	}
 	if cfg.DNS.BaseDomain == "" {
 		cfg.DNS.BaseDomain = DefaultBaseDomain

@@ -61,7 +61,7 @@ func TestGenerations(t *testing.T) {
 				pg := &c.Database.Postgres
 				pg.Host, pg.Port, pg.Name, pg.User, pg.Pass = "db.example.org", 5433, "hs", "hs", "0123"
 				c.Log.Level = "debug"
-				c.Policy.Path = dir + "/acl.hujson"
+				c.Policy.Mode, c.Policy.Path = config.PolicyFile, dir + "/acl.hujson"
 				c.UnixSocket = "/run/hs.sock"
 			},
 		},
@@ -120,7 +120,7 @@ func TestGenerations(t *testing.T) {
 				c.ServerURL = "https://head.example.org"
 				c.Prefixes = config.Prefixes{V4: v4, Allocation: config.AllocationRandom}
 				c.Noise.PrivateKeyPath = "/srv/hs/noise.key"
-				c.Policy.Path = "/srv/hs/acl.hujson"
+				c.Policy.Mode, c.Policy.Path = config.PolicyFile, "/srv/hs/acl.hujson"
 				c.DNS.BaseDomain, c.DNS.OverrideLocalDNS = "hs.example.org", true
 				c.DNS.Nameservers.Global = []string{"1.1.1.1"}
 			},

@@ -24,7 +24,7 @@ type ApproveOptions struct {
 }
 
 // BeginRegistration notes a client that waits to be let in, for 15 minutes if r.ExpiresAt is zero. One that waits
-// already with the same keys keeps its ID and gets the new lifetime. ErrTooMany when 10,000 wait.
+// already with the same keys keeps its ID and gets the new lifetime; a new one gets an ID unless r has one. ErrTooMany when 10,000 wait.
 func (s *Store) BeginRegistration(ctx context.Context, r tailnet.Registration) (*tailnet.Registration, error) {
 	row, err := s.beginRegistration(ctx, r)
 	if err != nil {
@@ -40,16 +40,18 @@ func (s *Store) beginRegistration(ctx context.Context, r tailnet.Registration) (
 	if err := checkHostinfo(r.Hostinfo); err != nil {
 		return nil, err
 	}
-	var err error
-	if r.ID, err = tailnet.NewRegistrationID(s.cfg.Rand); err != nil {
-		return nil, err
+	if r.ID == "" {
+		var err error
+		if r.ID, err = tailnet.NewRegistrationID(s.cfg.Rand); err != nil {
+			return nil, err
+		}
 	}
 	if r.ExpiresAt.IsZero() {
 		r.ExpiresAt = s.now().Add(registrationLifetime)
 	}
 	r.ExpiresAt, r.NodeID, r.Rejected = storable(r.ExpiresAt), 0, false
 	var row *tailnet.Registration
-	err = s.write(ctx, func(t *tx) error {
+	err := s.write(ctx, func(t *tx) error {
 		fresh := r
 		row = &fresh
 		return t.beginRegistration(row)
