@@ -3,10 +3,13 @@
 package lab
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -14,7 +17,7 @@ import (
 // tools are the programs of the machine that scenes run, each with the Debian package that has it.
 var tools = map[string]string{
 	"ip": "iproute2", "nft": "nftables", "iptables": "iptables", "ping": "iputils-ping", "dig": "dnsutils",
-	"curl": "curl", "nsenter": "util-linux", "unshare": "util-linux",
+	"curl": "curl", "openssl": "openssl", "nsenter": "util-linux", "unshare": "util-linux",
 }
 
 // Unable says why this machine cannot run a lab, or "" when it can.
@@ -41,6 +44,11 @@ func Unable() string {
 func Main(m *testing.M) {
 	if role := os.Getenv(roleVar); role != "" {
 		os.Exit(play(role))
+	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		// Scenes wait more than they work, so one more than there are processors.
+		_ = f.Value.Set(strconv.Itoa(runtime.GOMAXPROCS(0) + 1))
 	}
 	os.Exit(run(m))
 }
