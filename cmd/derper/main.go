@@ -87,7 +87,7 @@ func versionText() string {
 	if v == "" {
 		v = "unknown"
 	}
-	if c != "" {
+	if c != "" && c != "unknown" {
 		v += " (" + c + ")"
 	}
 	return v
