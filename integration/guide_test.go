@@ -64,6 +64,10 @@ const guideRegion = `regions:
         insecurefortests: true
 `
 
+// guideURL is the map that the guide puts on a web server: the same kind of relay, in JSON.
+const guideURL = `{"Regions": {"902": {"RegionID": 902, "RegionCode": "far", "RegionName": "Far relay", "Nodes": [
+	{"Name": "902a", "RegionID": 902, "DERPPort": 12345, "HostName": "203.0.113.41", "IPv4": "203.0.113.41", "InsecureForTests": true}]}}}`
+
 // TestGuide walks the users' guide from the first command to the last, as it is written.
 func TestGuide(t *testing.T) {
 	t.Parallel()
@@ -74,6 +78,10 @@ func TestGuide(t *testing.T) {
 	relay.Do("mkdir -p /etc/derp && openssl req -x509 -newkey rsa:2048 -days 730 -nodes -keyout /etc/derp/203.0.113.40.key" +
 		" -out /etc/derp/203.0.113.40.crt -subj /CN=203.0.113.40 -addext subjectAltName=IP:203.0.113.40 2>/dev/null")
 	relay.Begin("derper --hostname=203.0.113.40 --certmode=manual --certdir=/etc/derp -a :12345 --http-port=-1 --stun")
+
+	website := l.Public("website", "203.0.113.50")
+	website.Write("/var/lib/derp.json", guideURL)
+	website.Files("80", "/var/lib")
 
 	l.Step("the server")
 	host := l.Public("server", serverIP)
@@ -87,7 +95,7 @@ func TestGuide(t *testing.T) {
 	router := l.Home("flat", "203.0.113.21", lab.Easy, "192.168.1.0/24").Machine("router").Tailscale(lab.Newest)
 	up := router.Begin("tailscale up " + login + " --accept-routes=true --accept-dns=false")
 	url := up.Await(`http://203\.0\.113\.10:8080/\S+`)[0]
-	page := router.Do("curl -s " + url)
+	page := browse(t, router.Host, url)
 	key := commandKey(t, page)
 	says(t, server.Do("headscale -n vpn nodes register --key "+key), "register")
 	if code := up.Ended(); code != 0 {
@@ -107,7 +115,7 @@ func TestGuide(t *testing.T) {
 	router.Web("80")
 	laptop.Eventually("ping -c 1 -W 2 10.1.0.1", "1 received")
 	laptop.Eventually("curl -s -m 5 http://10.1.0.1", "router sees 10.1.0.2")
-	says(t, laptop.Eventually("tailscale netcheck", "Own relay"), "Nearest DERP", "thk", "UDP: true")
+	says(t, laptop.Eventually("tailscale netcheck", "Own relay"), "Nearest DERP", "thk", "Far relay", "UDP: true")
 	laptop.PingsDirectly("10.1.0.1")
 	says(t, laptop.Do("tailscale status"), "router", "active; direct")
 
@@ -128,14 +136,14 @@ func TestGuide(t *testing.T) {
 	laptop.Eventually("ip route show table 52 | grep -c 192.168.100 || true", "0")
 
 	l.Step("the pages for other systems")
-	says(t, laptop.Do("curl -s http://203.0.113.10:8080/apple"), "203.0.113.10:8080")
-	says(t, laptop.Do("curl -s http://203.0.113.10:8080/windows"), "203.0.113.10:8080")
+	says(t, browse(t, laptop.Host, "http://203.0.113.10:8080/apple"), "203.0.113.10:8080")
+	says(t, browse(t, laptop.Host, "http://203.0.113.10:8080/windows"), "203.0.113.10:8080")
 
 	l.Step("and the address of the page in the guide's form leads to the same")
 	guest := l.Public("guest", "203.0.113.60").Tailscale(lab.Newest)
 	up = guest.Begin("tailscale up " + login)
-	key = commandKey(t, guest.Do("curl -s "+up.Await(`http://203\.0\.113\.10:8080/\S+`)[0]))
-	says(t, guest.Do("curl -s 'http://203.0.113.10:8080/register?key="+key+"'"), "nodes register --key", key)
+	key = commandKey(t, browse(t, guest.Host, up.Await(`http://203\.0\.113\.10:8080/\S+`)[0]))
+	says(t, browse(t, guest.Host, "http://203.0.113.10:8080/register?key="+key), "nodes register --key", key)
 	server.Do("headscale -n vpn nodes register --key " + key)
 	guest.AwaitState("Running")
 }
@@ -150,8 +158,8 @@ func TestFirstStart(t *testing.T) {
 
 	desk := l.Public("desk", "203.0.113.21").Tailscale(lab.Newest)
 	up := desk.Begin(next[2])
-	page := desk.Do("curl -s " + up.Await(`http://\S+`)[0])
-	command := regexp.MustCompile(`headscale auth register --auth-id \S+ --user`).FindString(tags.ReplaceAllString(page, ""))
+	page := browse(t, desk.Host, up.Await(`http://\S+`)[0])
+	command := regexp.MustCompile(`headscale auth register --auth-id \S+ --user`).FindString(page)
 	says(t, server.Do(command+" me"), "registered")
 	desk.AwaitState("Running")
 
@@ -162,13 +170,20 @@ func TestFirstStart(t *testing.T) {
 	says(t, couch.Do("tailscale netcheck"), "Nearest DERP: Headscale Embedded DERP")
 }
 
-// tags are the tags of a page; what is left is what a reader sees.
-var tags = regexp.MustCompile(`<[^>]*>`)
+// browse opens a page and returns what a reader sees of it, without the tags.
+func browse(t *testing.T, h *lab.Host, url string) string {
+	t.Helper()
+	page, err := h.Quietly("curl -sf '" + url + "'")
+	if err != nil {
+		t.Fatalf("%s opens %s: %v", h.Name, url, err)
+	}
+	return regexp.MustCompile(`<[^>]*>`).ReplaceAllString(page, "")
+}
 
 // commandKey finds the key in the command that a register page shows.
 func commandKey(t *testing.T, page string) string {
 	t.Helper()
-	m := regexp.MustCompile(`headscale -n \S+ nodes register --key (\S+)`).FindStringSubmatch(tags.ReplaceAllString(page, ""))
+	m := regexp.MustCompile(`headscale -n \S+ nodes register --key (\S+)`).FindStringSubmatch(page)
 	if m == nil {
 		t.Fatalf("the page shows no command to paste: %s", page)
 	}

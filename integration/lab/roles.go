@@ -26,6 +26,14 @@ func (h *Host) Web(ports ...string) *Process {
 	return p
 }
 
+// Files starts a web server on the host that gives out the files below dir.
+func (h *Host) Files(port, dir string) *Process {
+	h.lab.t.Helper()
+	p := h.role("files", port, dir)
+	p.Await("serving")
+	return p
+}
+
 // Echo starts a UDP server on the host, at one port, that tells everyone the address and port that
 // it sees: "203.0.113.21:41000".
 func (h *Host) Echo(port string) *Process {
@@ -67,7 +75,7 @@ func (l *Lab) names() {
 func play(role string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	roles := map[string]func(context.Context, []string) error{"web": greet, "echo": echo, "ask": ask, "names": answer}
+	roles := map[string]func(context.Context, []string) error{"web": greet, "files": give, "echo": echo, "ask": ask, "names": answer}
 	words := strings.Fields(role)
 	if err := roles[words[0]](ctx, words[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -119,16 +127,27 @@ func ask(_ context.Context, addrs []string) error {
 	return nil
 }
 
-// greet serves the greeting on all ports until ctx is over.
+// greet says to all comers who they are, until ctx is over.
 func greet(ctx context.Context, ports []string) error {
 	name, err := os.Hostname()
 	if err != nil {
 		return err
 	}
-	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return serve(ctx, ports, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintf(w, "%s sees %s\n", name, who)
-	})}
+	}))
+}
+
+// give serves files on a port from a directory, until ctx is over.
+func give(ctx context.Context, args []string) error {
+	return serve(ctx, args[:1], http.FileServer(http.Dir(args[1])))
+}
+
+// serve answers on all ports until ctx is over. Every request has a connection of its own, so that
+// each tells whether the way is open now.
+func serve(ctx context.Context, ports []string, handler http.Handler) error {
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: handler}
 	server.SetKeepAlivesEnabled(false)
 	ended := make(chan error, len(ports))
 	for _, port := range ports {
@@ -140,7 +159,7 @@ func greet(ctx context.Context, ports []string) error {
 	}
 	fmt.Println("serving", ports)
 	<-ctx.Done()
-	err = server.Close()
+	err := server.Close()
 	for range ports {
 		<-ended
 	}
