@@ -29,7 +29,7 @@ func (a *announcer) ready(b derp.Bound) {
 	}
 	line("relay", b.Relay, "tcp", a.tls())
 	line("http", b.HTTP, "tcp", "captive portal checks, redirect to https")
-	line("stun", b.STUN, "udp", "")
+	line("stun", b.STUN, "udp", "tells clients how the world sees them")
 	line("debug", b.Debug, "tcp", "/debug/vars, /debug/pprof/")
 	fmt.Fprintf(&p, "  admits %s\n", a.admits())
 	if entry != "" {
