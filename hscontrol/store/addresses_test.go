@@ -117,6 +117,9 @@ func TestBackfillAddrs(t *testing.T) {
 		cfg.Replica = "one"
 		w := newWorld(t, cfg)
 		n := w.join("web")
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
 		cfg.PrefixV4, cfg.PrefixV6 = netip.Prefix{}, v6
 		cfg.Now = w.clock.now
 		w.Store = open(t, cfg)

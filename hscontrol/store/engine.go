@@ -13,6 +13,8 @@ import (
 type engine interface {
 	// connect opens the writer's pool of one connection and the pool for reading.
 	connect(Config) (writes, reads *sql.DB, err error)
+	// release gives back what connect took besides the pools.
+	release() error
 	dialector(*sql.DB) gorm.Dialector
 
 	// ddl writes the types of this engine into a statement of a migration; see migrate.go.
@@ -53,7 +55,7 @@ type fault struct {
 func newEngine(cfg Config) (engine, error) {
 	switch cfg.Type {
 	case "sqlite":
-		return sqliteEngine{path: cfg.SQLite.Path}, nil
+		return &sqliteEngine{path: cfg.SQLite.Path}, nil
 	case "postgres":
 		return postgresEngine{}, nil
 	}

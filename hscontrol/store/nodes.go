@@ -119,7 +119,8 @@ func (t *tx) update(id tailnet.NodeID, u NodeUpdate) (*tailnet.Node, bool, error
 	if err != nil {
 		return nil, false, err
 	}
-	if n.HeardAt != nil && !u.Arrived.After(*n.HeardAt) {
+	// A HeardAt that is still to come is of a clock that was set back: it must not shut the node out until then.
+	if n.HeardAt != nil && !u.Arrived.After(*n.HeardAt) && !n.HeardAt.After(t.now) {
 		return nil, false, fmt.Errorf("%w: a request that arrived at %s was written before this one", tailnet.ErrStale, n.HeardAt)
 	}
 	before := *n

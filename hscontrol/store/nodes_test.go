@@ -134,8 +134,11 @@ func TestLateUpdate(t *testing.T) {
 		if got := w.node(n.ID).Endpoints[0].Port(); got != 1 || w.revision() != before {
 			t.Errorf("got port %d, revision %d, want 1, %d", got, w.revision(), before)
 		}
-		if err := set(w.ctx, at.Add(time.Second), 5); err != nil {
+		if err := set(w.ctx, w.clock.advance(time.Second), 5); err != nil {
 			t.Errorf("a later one: %v", err)
+		}
+		if err := set(w.ctx, w.clock.advance(-time.Hour), 6); err != nil {
+			t.Errorf("after the clock was set back: %v", err)
 		}
 		if _, _, err := w.UpdateNode(w.ctx, 99, store.NodeUpdate{}); !errors.Is(err, tailnet.ErrNotFound) {
 			t.Errorf("got %v, want %v", err, tailnet.ErrNotFound)

@@ -63,6 +63,9 @@ type Store struct {
 
 	writer   writer
 	follower follower
+
+	closing sync.Once
+	closed  error
 }
 
 // Open opens the database, creates or migrates its tables, makes sure that the tailnet "default" is there, and ends
@@ -155,11 +158,15 @@ func (s *Store) begin(ctx context.Context) error {
 	return s.write(ctx, s.endFormerSessions)
 }
 
-// Close waits for the writer and all goroutines and closes the database. Operations that come later fail.
+// Close waits for the writer and all goroutines and closes the database. Operations that come later fail. To close
+// again does nothing.
 func (s *Store) Close() error {
-	s.stopFollower()
-	s.stopWriter()
-	return s.closePools()
+	s.closing.Do(func() {
+		s.stopFollower()
+		s.stopWriter()
+		s.closed = s.closePools()
+	})
+	return s.closed
 }
 
 func (s *Store) closePools() error {
@@ -169,7 +176,7 @@ func (s *Store) closePools() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, s.engine.release())...); err != nil {
 		return fmt.Errorf("closing store: %w", err)
 	}
 	return nil

@@ -110,6 +110,26 @@ func TestForeignDatabase(t *testing.T) {
 	})
 }
 
+// TestSecondServer: two servers cannot use one SQLite file.
+func TestSecondServer(t *testing.T) {
+	cfg := sqliteConfig(t)
+	first, err := store.Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(context.Background(), cfg)
+	if err == nil {
+		s.Close()
+	}
+	if !errors.Is(err, tailnet.ErrReadOnly) || !strings.Contains(err.Error(), "another server uses") {
+		t.Errorf("got %v, want %v for another server", err, tailnet.ErrReadOnly)
+	}
+	if err := errors.Join(first.Close(), first.Close()); err != nil {
+		t.Errorf("closing, and again: %v", err)
+	}
+	open(t, cfg)
+}
+
 func TestOpenAtOnce(t *testing.T) {
 	cfg := postgresConfig(t)
 	var wg sync.WaitGroup

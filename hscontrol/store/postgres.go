@@ -113,6 +113,8 @@ func (e *hiddenError) Error() string {
 	return strings.ReplaceAll(text, e.secret, "***")
 }
 
+func (postgresEngine) release() error { return nil }
+
 func (postgresEngine) dialector(db *sql.DB) gorm.Dialector {
 	return postgres.New(postgres.Config{Conn: db})
 }

@@ -99,9 +99,9 @@ func startCluster() (c *cluster, err error) {
 		return nil, err
 	}
 	data := filepath.Join(dir, "data")
-	make := exec.Command(initdb, "-D", data, "-U", "keelscale", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-	make.Dir, make.SysProcAttr = dir, attr
-	if out, err := make.CombinedOutput(); err != nil {
+	initialise := exec.Command(initdb, "-D", data, "-U", "keelscale", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+	initialise.Dir, initialise.SysProcAttr = dir, attr
+	if out, err := initialise.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	if c.port, err = freePort(); err != nil {

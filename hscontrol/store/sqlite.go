@@ -25,15 +25,21 @@ type SQLiteConfig struct {
 	WALAutocheckpoint int
 }
 
-type sqliteEngine struct{ path string }
+type sqliteEngine struct {
+	path string
+	lock *os.File
+}
 
 const sqliteReaders = 4
 
-func (e sqliteEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
+func (e *sqliteEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
 	if e.path == "" {
 		return nil, nil, fmt.Errorf("%w: the path of the SQLite file is empty: set database.sqlite.path", tailnet.ErrInvalid)
 	}
 	if err := createFile(e.path); err != nil {
+		return nil, nil, err
+	}
+	if e.lock, err = lockDatabase(e.path); err != nil {
 		return nil, nil, err
 	}
 	journal := "journal_mode(DELETE)"
@@ -56,8 +62,15 @@ func (e sqliteEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
 	return writes, reads, e.tryOut(writes)
 }
 
+func (e *sqliteEngine) release() error {
+	if e.lock == nil {
+		return nil
+	}
+	return e.lock.Close()
+}
+
 // tryOut makes the first connection, which creates the log, before any reader comes.
-func (e sqliteEngine) tryOut(writes *sql.DB) error {
+func (e *sqliteEngine) tryOut(writes *sql.DB) error {
 	var version string
 	if err := writes.QueryRow("SELECT sqlite_version()").Scan(&version); err != nil {
 		return e.explain(err)
@@ -65,7 +78,7 @@ func (e sqliteEngine) tryOut(writes *sql.DB) error {
 	return nil
 }
 
-func (e sqliteEngine) dsn(pragmas []string) string {
+func (e *sqliteEngine) dsn(pragmas []string) string {
 	q := url.Values{"_pragma": pragmas}
 	return "file:" + (&url.URL{Path: e.path}).EscapedPath() + "?" + q.Encode()
 }
@@ -83,26 +96,26 @@ func createFile(path string) error {
 	return f.Close()
 }
 
-func (sqliteEngine) dialector(db *sql.DB) gorm.Dialector { return &sqlite.Dialector{Conn: db} }
+func (*sqliteEngine) dialector(db *sql.DB) gorm.Dialector { return &sqlite.Dialector{Conn: db} }
 
-func (sqliteEngine) ddl(statement string) string {
+func (*sqliteEngine) ddl(statement string) string {
 	return strings.NewReplacer(
 		"{id}", "integer PRIMARY KEY AUTOINCREMENT", // never hands out the ID of a deleted row again
 		"{int}", "integer", "{time}", "datetime", "{bytes}", "blob", "{norowid}", "WITHOUT ROWID",
 	).Replace(statement)
 }
 
-func (sqliteEngine) migrationLock() string { return "" }
-func (sqliteEngine) hasTable() string {
+func (*sqliteEngine) migrationLock() string { return "" }
+func (*sqliteEngine) hasTable() string {
 	return "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 }
-func (sqliteEngine) begin() string              { return "BEGIN IMMEDIATE" }
-func (sqliteEngine) beginRead() string          { return "BEGIN" }
-func (sqliteEngine) rebind(query string) string { return query }
-func (sqliteEngine) forUpdate() string          { return "" }
-func (sqliteEngine) returning() bool            { return false } // costs more to compile than all the rest of the INSERT
-func (sqliteEngine) notify() string             { return "" }
-func (sqliteEngine) shared() bool               { return false }
+func (*sqliteEngine) begin() string              { return "BEGIN IMMEDIATE" }
+func (*sqliteEngine) beginRead() string          { return "BEGIN" }
+func (*sqliteEngine) rebind(query string) string { return query }
+func (*sqliteEngine) forUpdate() string          { return "" }
+func (*sqliteEngine) returning() bool            { return false } // costs more to compile than all the rest of the INSERT
+func (*sqliteEngine) notify() string             { return "" }
+func (*sqliteEngine) shared() bool               { return false }
 
 // Result codes of SQLite (sqlite.org/rescode.html); the lower eight bits are the primary code.
 const (
@@ -121,7 +134,7 @@ const (
 	sqliteForeignKey = sqliteConstraint | 3<<8
 )
 
-func (sqliteEngine) fault(err error) fault {
+func (*sqliteEngine) fault(err error) fault {
 	var e *gosqlite.Error
 	if !errors.As(err, &e) {
 		return fault{}
@@ -140,7 +153,7 @@ func (sqliteEngine) fault(err error) fault {
 	return fault{broken: true} // the others may have rolled everything back
 }
 
-func (e sqliteEngine) explain(err error) error {
+func (e *sqliteEngine) explain(err error) error {
 	var se *gosqlite.Error
 	if err == nil || !errors.As(err, &se) || errors.Is(err, tailnet.ErrReadOnly) {
 		return err
