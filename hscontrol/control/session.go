@@ -229,22 +229,41 @@ func (l *live) leave(s *session, at time.Time) {
 	}
 }
 
-// due takes out the departures whose grace is over at the given time, and says when the next one's is; zero for none.
-func (l *live) due(now time.Time, grace time.Duration) (refs []store.SessionRef, next time.Time) {
+// due takes out the departures whose grace is over at the given time.
+func (l *live) due(now time.Time, grace time.Duration) (refs []store.SessionRef) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, d := range l.left {
-		over := d.at.Add(grace)
-		if over.After(now) {
-			if next.IsZero() || over.Before(next) {
-				next = over
-			}
-			continue
+		if !d.at.Add(grace).After(now) {
+			refs = append(refs, store.SessionRef{NodeID: id, SessionID: d.sessionID})
+			delete(l.left, id)
 		}
-		refs = append(refs, store.SessionRef{NodeID: id, SessionID: d.sessionID})
-		delete(l.left, id)
 	}
-	return refs, next
+	return refs
+}
+
+// next is when the grace of the next departure is over; zero for none.
+func (l *live) next(grace time.Duration) (next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range l.left {
+		if over := d.at.Add(grace); next.IsZero() || over.Before(next) {
+			next = over
+		}
+	}
+	return next
+}
+
+// putBack remembers departures that could not be written, but not those of nodes that came back.
+func (l *live) putBack(refs []store.SessionRef, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range refs {
+		_, leftAgain := l.left[r.NodeID]
+		if l.open[r.NodeID] == nil && !leftAgain {
+			l.left[r.NodeID] = departed{sessionID: r.SessionID, at: at}
+		}
+	}
 }
 
 // all takes out every session, for the end.
@@ -267,8 +286,8 @@ func (c *Control) watchDepartures(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		refs, next := c.live.due(c.Now(), c.Grace)
-		c.closeSessions(ctx, refs)
+		c.closeSessions(ctx, c.live.due(c.Now(), c.Grace))
+		next := c.live.next(c.Grace)
 		wait := time.Hour
 		if !next.IsZero() {
 			wait = max(next.Sub(c.Now()), 0)
@@ -286,12 +305,18 @@ func (c *Control) watchDepartures(ctx context.Context) {
 	}
 }
 
+// retryLeft is how long after a failed write the same departures are written again.
+const retryLeft = time.Second
+
 func (c *Control) closeSessions(ctx context.Context, refs []store.SessionRef) {
 	if len(refs) == 0 {
 		return
 	}
 	if err := c.Store.CloseSessions(ctx, refs); err != nil {
-		c.Log.Error("recording that nodes left", "nodes", len(refs), "err", err)
+		c.live.putBack(refs, c.Now().Add(retryLeft-c.Grace))
+		if ctx.Err() == nil {
+			c.Log.Error("recording that nodes left", "nodes", len(refs), "err", err)
+		}
 	}
 }
 
