@@ -5,11 +5,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // Bounds of checkPeriod.
 const (
-	maxCheckPeriod     = 168 * time.Hour
+	maxCheckPeriod     = tailnet.SSHApprovalMost
 	defaultCheckPeriod = 12 * time.Hour
 )
 

@@ -14,6 +14,7 @@ import (
 // what each engine calls them.
 var migrations = [][]string{
 	first,
+	sshChecks,
 }
 
 var first = []string{
@@ -91,6 +92,24 @@ var first = []string{
 	`CREATE UNIQUE INDEX registration_node_key ON registrations (node_key)`,
 	`CREATE INDEX registration_machine ON registrations (machine_key)`,
 	`CREATE INDEX registration_expiry ON registrations (expires_at)`,
+}
+
+// sshChecks also has versions of policies say who set them.
+var sshChecks = []string{
+	`CREATE TABLE ssh_checks (
+		id text PRIMARY KEY, tailnet_id {int} NOT NULL REFERENCES tailnets (id) ON DELETE CASCADE,
+		src_id {int} NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+		dst_id {int} NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+		owner text NOT NULL, login text NOT NULL, verdict text NOT NULL, decided_by text NOT NULL, decided_at {time},
+		created_at {time} NOT NULL, expires_at {time} NOT NULL)`,
+	`CREATE INDEX ssh_check_login ON ssh_checks (dst_id, src_id, login)`,
+	`CREATE INDEX ssh_check_src ON ssh_checks (src_id)`,
+	`CREATE INDEX ssh_check_tailnet ON ssh_checks (tailnet_id)`,
+	`CREATE INDEX ssh_check_expiry ON ssh_checks (expires_at)`,
+
+	`ALTER TABLE policy_versions ADD COLUMN author text NOT NULL DEFAULT ''`,
+	`ALTER TABLE policy_versions ADD COLUMN origin text NOT NULL DEFAULT ''`,
+	`ALTER TABLE policy_versions ADD COLUMN note text NOT NULL DEFAULT ''`,
 }
 
 const versionTable = `CREATE TABLE schema_version (id {int} PRIMARY KEY, version {int} NOT NULL)`

@@ -13,31 +13,42 @@ import (
 // maxPolicy is how long a policy's text may be, in bytes.
 const maxPolicy = 4 << 20
 
-// PutPolicy puts a text into force in a tailnet (zero: default). The former ones are kept. The text of the newest
-// version writes nothing and returns that version.
+// PutPolicy puts a text into force of which nothing is known but by which door it came; see PutPolicyVersion.
 func (s *Store) PutPolicy(ctx context.Context, id tailnet.ID, text, source string) (*tailnet.PolicyVersion, error) {
-	id = s.orDefault(id)
-	if err := errors.Join(checkText(text, maxPolicy), checkText(source, longText)); err != nil {
+	return s.PutPolicyVersion(ctx, tailnet.PolicyVersion{TailnetID: id, Text: text, Source: source})
+}
+
+// PutPolicyVersion puts a text into force in a tailnet (zero: default). The former ones are kept. The text of the newest
+// version writes nothing and returns that version.
+func (s *Store) PutPolicyVersion(ctx context.Context, v tailnet.PolicyVersion) (*tailnet.PolicyVersion, error) {
+	v.TailnetID = s.orDefault(v.TailnetID)
+	err := checkText(v.Text, maxPolicy)
+	for _, text := range []string{v.Source, v.Author, v.Origin, v.Note} {
+		err = errors.Join(err, checkText(text, longText))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("putting policy: %w", err)
 	}
 	var version *tailnet.PolicyVersion
-	err := s.write(ctx, func(t *tx) (err error) {
-		if _, err := t.tailnet(id); err != nil {
+	err = s.write(ctx, func(t *tx) (err error) {
+		if _, err := t.tailnet(v.TailnetID); err != nil {
 			return err
 		}
-		version, err = newestPolicy(t.look(), id)
-		if err != nil || version != nil && version.Text == text {
+		version, err = newestPolicy(t.look(), v.TailnetID)
+		if err != nil || version != nil && version.Text == v.Text {
 			return err
 		}
-		version = &tailnet.PolicyVersion{TailnetID: id, Text: text, Source: source, CreatedAt: t.now}
+		fresh := v
+		version = &fresh
+		version.ID, version.CreatedAt = 0, t.now
 		if err := t.edit().Create(version).Error; err != nil {
 			return err
 		}
-		t.changed(id, kindPolicy, version.ID)
+		t.changed(v.TailnetID, kindPolicy, version.ID)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("putting policy of tailnet %d: %w", id, err)
+		return nil, fmt.Errorf("putting policy of tailnet %d: %w", v.TailnetID, err)
 	}
 	return version, nil
 }
@@ -49,6 +60,30 @@ func (s *Store) GetPolicy(ctx context.Context, id tailnet.ID) (*tailnet.PolicyVe
 		return nil, fmt.Errorf("reading policy of tailnet %d: %w", id, s.engine.explain(err))
 	}
 	return version, nil
+}
+
+// GetPolicyVersion returns one version of a tailnet's policy (zero: default). ErrNotFound if the tailnet has no such one.
+func (s *Store) GetPolicyVersion(ctx context.Context, id tailnet.ID, version uint64) (*tailnet.PolicyVersion, error) {
+	var v tailnet.PolicyVersion
+	err := s.orm.WithContext(ctx).Where("tailnet_id = ? AND id = ?", int64(s.orDefault(id)), int64(version)).Take(&v).Error
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return nil, fmt.Errorf("policy version %d: %w: see headscale policy history", version, tailnet.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading policy version %d: %w", version, s.engine.explain(err))
+	}
+	return &v, nil
+}
+
+// PolicyHistory returns the newest versions of a tailnet's policy (zero: default), at most limit, newest first and
+// without their texts.
+func (s *Store) PolicyHistory(ctx context.Context, id tailnet.ID, limit int) ([]*tailnet.PolicyVersion, error) {
+	var versions []*tailnet.PolicyVersion
+	err := s.orm.WithContext(ctx).Omit("text").Where("tailnet_id = ?", int64(s.orDefault(id))).Order("id DESC").Limit(limit).Find(&versions).Error
+	if err != nil {
+		return nil, fmt.Errorf("listing policies of tailnet %d: %w", id, s.engine.explain(err))
+	}
+	return versions, nil
 }
 
 // ListPolicies returns all versions of a tailnet's policy (zero: default), newest first.
