@@ -228,7 +228,15 @@ func (c *Cert) HTTPHandler(next http.Handler) http.Handler {
 	if c.acme == nil {
 		return next
 	}
-	return c.acme.manager.HTTPHandler(next)
+	challenges := c.acme.manager.HTTPHandler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		// Some authorities name the port, by which the manager does not know the host.
+		if host, _, err := net.SplitHostPort(req.Host); err == nil {
+			req = req.Clone(req.Context())
+			req.Host = host
+		}
+		challenges.ServeHTTP(w, req)
+	})
 }
 
 // needsHTTP reports whether the certificate cannot be had without the http port.

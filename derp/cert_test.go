@@ -3,6 +3,8 @@ package derp_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -182,6 +184,31 @@ func TestModeFollowsFromTheHostname(t *testing.T) {
 		case c.Mode() != tt.want:
 			t.Errorf("%q for %q: got %s, want %s", tt.mode, tt.hostname, c.Mode(), tt.want)
 		}
+	}
+}
+
+func TestACMEChallengesAreOurs(t *testing.T) {
+	c := openCert(t, derp.CertConfig{Hostname: "derp.example.org", Dir: t.TempDir()})
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	for _, tt := range []struct {
+		host, path string
+		want       int
+	}{
+		{"derp.example.org", "/.well-known/acme-challenge/unknown", http.StatusNotFound},
+		{"derp.example.org:80", "/.well-known/acme-challenge/unknown", http.StatusNotFound},
+		{"other.example.org", "/.well-known/acme-challenge/unknown", http.StatusForbidden},
+		{"derp.example.org", "/x", http.StatusTeapot},
+	} {
+		req := httptest.NewRequest("GET", tt.path, nil)
+		req.Host = tt.host
+		w := httptest.NewRecorder()
+		c.HTTPHandler(next).ServeHTTP(w, req)
+		if w.Code != tt.want {
+			t.Errorf("%s%s: got %d, want %d", tt.host, tt.path, w.Code, tt.want)
+		}
+	}
+	if c.Pin() != "" || !c.Expires().IsZero() {
+		t.Errorf("got pin %q until %v before there is a certificate", c.Pin(), c.Expires())
 	}
 }
 
