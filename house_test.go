@@ -12,8 +12,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +40,6 @@ var rooms = map[string][]string{
 	"hscontrol/api":     {"hscontrol/tailnet", "hscontrol/store", "hscontrol/policy", "hscontrol/state", "hscontrol/auth", "proto"},
 	"hscontrol/console": {"hscontrol/tailnet", "hscontrol/api", "hscontrol/auth"},
 	"hscontrol/hstest":  {"hscontrol", "derp", "proto"},
-	"hscontrol/bench":   {"hscontrol", "derp", "proto"},
 	"derp":              {"derp"},
 	"derp/derpmap":      {"derp/nearest"},
 	"proto":             {},
@@ -144,6 +145,31 @@ func TestImportDirection(t *testing.T) {
 			}
 			if !under(path, home) && !slices.ContainsFunc(rooms[home], func(r string) bool { return under(path, r) }) {
 				t.Errorf("%s imports %s; a package of %s may import only %v", p.room(), path, home, rooms[home])
+			}
+		}
+	}
+}
+
+var tableRow = regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|")
+
+// The table that people read has a row for each room, and no other.
+func TestTableOfRooms(t *testing.T) {
+	for _, page := range []string{"docs/architecture.md", "docs/zh/architecture.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]bool{}
+		for _, m := range tableRow.FindAllStringSubmatch(string(text), -1) {
+			home, ok := house(m[1])
+			if !ok {
+				t.Errorf("%s has a row for %s, which is no room", page, m[1])
+			}
+			told[home] = true
+		}
+		for room := range rooms {
+			if !told[room] {
+				t.Errorf("%s has no row for %s", page, room)
 			}
 		}
 	}
