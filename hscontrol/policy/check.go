@@ -43,10 +43,10 @@ func (p *Policy) defineNames(w *draft) *Refusal {
 			return refuse(e.key.line, "write tag:NAME", "%s: tag names must start with 'tag:'", place)
 		}
 		if name := e.key.text[len("tag:"):]; name == "" || !isLetter(name[0]) {
-			return refuse(e.key.line, "", "%s: tag names must start with a letter, after 'tag:'", place)
+			return refuse(e.key.line, "write tag:NAME, such as tag:web", "%s: tag names must start with a letter, after 'tag:'", place)
 		}
 		if !tagName.MatchString(e.key.text) {
-			return refuse(e.key.line, "", "%s: tag names can only contain numbers, letters, or dashes", place)
+			return refuse(e.key.line, "rename it, such as tag:web-1", "%s: tag names can only contain numbers, letters, or dashes", place)
 		}
 		p.tags[e.key.text] = nil
 	}
@@ -106,7 +106,7 @@ func (p *Policy) defineSets(w *draft) *Refusal {
 		}
 		set, err := b.IPSet()
 		if err != nil {
-			return refuse(e.key.line, "", "%s: %v", place, err)
+			return refuse(e.key.line, "write its addresses and prefixes one by one", "%s: %v", place, err)
 		}
 		p.ipsets[e.key.text] = set
 	}
@@ -213,7 +213,7 @@ func (p *Policy) checkAttrs(w *draft) *Refusal {
 		}
 		for _, attr := range a.attrs {
 			if attr.text == "" {
-				return refuse(attr.line, "", "attr values cannot be empty").at(place)
+				return refuse(attr.line, "name an attribute, or take the entry out", "attr values cannot be empty").at(place)
 			}
 			rule.caps[tailcfg.NodeCapability(attr.text)] = nil
 			if attr.text == "funnel" {

@@ -59,7 +59,7 @@ func (p *Policy) checkGrant(g ruleDraft) (rule, *Refusal) {
 		}
 		for _, ip := range s.ranges {
 			if prefix, ok := ip.Prefix(); ok && prefix.Bits() == 0 {
-				return out, refuse(w.line, "", `dst %q: to allow all IP addresses, use "*" or "autogroup:internet"`, s.text)
+				return out, refuse(w.line, "write one of the two", `dst %q: to allow all IP addresses, use "*" or "autogroup:internet"`, s.text)
 			}
 		}
 		out.dst = append(out.dst, target{selector: s})

@@ -107,7 +107,7 @@ func (p *Policy) sshEnds(d sshDraft, out *sshRule) (r *Refusal) {
 func sshDetails(d sshDraft, out *sshRule) *Refusal {
 	for _, e := range d.env {
 		if e.text == "" {
-			return refuse(e.line, "", "acceptEnv values cannot be empty")
+			return refuse(e.line, "name a variable, such as LANG or GIT_*", "acceptEnv values cannot be empty")
 		}
 		out.acceptEnv = append(out.acceptEnv, e.text)
 	}
@@ -122,9 +122,9 @@ func sshDetails(d sshDraft, out *sshRule) *Refusal {
 		case err != nil:
 			return refuse(d.period.line, `write "always" or a duration such as "12h"`, "%v", err)
 		case period < 0:
-			return refuse(d.period.line, "", "checkPeriod %v must be a positive duration", period)
+			return refuse(d.period.line, `write a duration such as "12h", or "always"`, "checkPeriod %v must be a positive duration", period)
 		case period > maxCheckPeriod:
-			return refuse(d.period.line, "", "checkPeriod %v is above the max (168h)", period)
+			return refuse(d.period.line, `write "168h" or less`, "checkPeriod %v is above the max (168h)", period)
 		}
 		out.period = period
 	}

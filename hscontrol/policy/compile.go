@@ -307,5 +307,8 @@ func (c *compiler) findNobodies() {
 	}
 }
 
+// Policy is the policy that was compiled, nil for none.
+func (c *Compiled) Policy() *Policy { return c.policy }
+
 // Warnings are sentences about what is allowed but probably not meant, such as users that do not exist yet.
 func (c *Compiled) Warnings() []string { return c.warnings }

@@ -48,14 +48,14 @@ func openDocument(text string) (*document, value, *Refusal) {
 		}
 	}
 	if offset := tooDeep(d.text); offset >= 0 {
-		return nil, value{}, refuse(d.lineAt(offset), "", "brackets are nested deeper than %d", maxDepth)
+		return nil, value{}, refuse(d.lineAt(offset), "no part of a policy needs that", "brackets are nested deeper than %d", maxDepth)
 	}
 	v, err := hujson.Parse(d.text)
 	if err != nil && len(bytes.TrimSpace(d.text)) == 0 {
 		return nil, value{}, refuse(0, "write {} to allow everything within the tailnet", "the policy is empty")
 	}
 	if err != nil {
-		return nil, value{}, refuse(0, "", "%s", strings.TrimPrefix(err.Error(), "hujson: "))
+		return nil, value{}, badSyntax(err)
 	}
 	return d, value{&v, ""}, nil
 }
@@ -148,7 +148,7 @@ func (d *document) members(v value, read func(name string, nameLine int, m value
 		return d.wrongKind(v, "an object, {...}")
 	}
 	if len(obj.Members) > maxList {
-		return refuse(d.line(v), "", "more than %d members", maxList).at(v.place)
+		return refuse(d.line(v), "use groups, tags or wider prefixes", "more than %d members", maxList).at(v.place)
 	}
 	seen := make(map[string]bool, len(obj.Members))
 	for i := range obj.Members {
@@ -232,7 +232,36 @@ func (d *document) raw(v value) string {
 }
 
 func (d *document) wrongKind(v value, want string) *Refusal {
-	return refuse(d.line(v), "", "this must be %s", want).at(v.place)
+	return refuse(d.line(v), "it is "+kindOf(v), "this must be %s", want).at(v.place)
+}
+
+// kindOf is what a value is, in words.
+func kindOf(v value) string {
+	switch v.Value.Value.Kind() {
+	case '{':
+		return "an object, {...}"
+	case '[':
+		return "a list, [...]"
+	case '"':
+		return `a text, "..."`
+	case '0':
+		return "a number"
+	case 'n':
+		return "null"
+	}
+	return "true or false"
+}
+
+// badSyntax is the parser's error, "hujson: line 3, column 7: ...", as a refusal.
+func badSyntax(err error) *Refusal {
+	text, line := strings.TrimPrefix(err.Error(), "hujson: "), 0
+	if where, what, ok := strings.Cut(text, ": "); ok {
+		column := 0
+		if n, _ := fmt.Sscanf(where, "line %d, column %d", &line, &column); n == 2 {
+			text = fmt.Sprintf("column %d: %s", column, what)
+		}
+	}
+	return refuse(line, "look for a comma, quote or bracket that is missing or too many, there or before", "%s", text)
 }
 
 func join(place, name string) string {

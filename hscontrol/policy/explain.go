@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,9 +17,41 @@ import (
 type Question struct {
 	From, To string // a node's given name, a host, or an address; a user or tag stands for its first node
 	Proto    string // by name or number; empty is tcp
-	Port     uint16
+	Port     uint16 // says nothing of protocols that have none
 	SSH      string // login name; then Proto and Port say nothing
 }
+
+// sshPort is where clients take logins by SSH for themselves.
+const sshPort = 22
+
+// ParseQuestion reads the ends as people write them: to as HOST:PORT, where the port may be left out for SSH and for
+// protocols that have none. The error says what is wrong with the words; whether they mean something, Explain says.
+func ParseQuestion(from, to, proto, ssh string) (Question, error) {
+	q := Question{From: from, To: to, Proto: proto, SSH: ssh}
+	if from == "" || to == "" {
+		return q, errors.New("say both ends: from which node, user, tag or address, and to which HOST:PORT")
+	}
+	protos, ok := parseProto(cmp.Or(proto, "tcp"))
+	if !ok {
+		return q, fmt.Errorf("unknown protocol %q: write a name such as tcp, udp or icmp, or a number", proto)
+	}
+	needsPort := ssh == "" && hasPorts(protos[0])
+	if _, err := netip.ParseAddr(to); err == nil && !needsPort {
+		return q, nil
+	}
+	host, port, err := splitTestDst(to)
+	switch {
+	case err == nil && (ssh == "" || port == sshPort):
+		q.To, q.Port = host, port
+	case err == nil:
+		return q, fmt.Errorf("%q: Tailscale SSH is at port %d only", to, sshPort)
+	case needsPort:
+		return q, fmt.Errorf("%w, such as %s:443", err, strings.TrimSuffix(to, ":"))
+	}
+	return q, nil
+}
+
+func hasPorts(proto int) bool { return proto == 6 || proto == 17 || proto == 132 }
 
 // Answer is yes or no, and why.
 type Answer struct {
@@ -33,7 +66,8 @@ type Answer struct {
 type RuleRef struct {
 	Section string // grants, acls, ssh; "default" for what holds without rules
 	Index   int
-	Line    int // 0 for the default
+	Line    int    // 0 for the default
+	Text    string // the rule as JSON; empty for the default
 }
 
 func (r RuleRef) String() string {
@@ -54,7 +88,11 @@ type end struct {
 // Explain answers q. The error says which word of the question means nothing.
 func (c *Compiled) Explain(s *tailnet.Snapshot, q Question) (*Answer, error) {
 	if c.policy == nil {
-		return &Answer{Allowed: true, Outcome: "accept", Rule: &RuleRef{Section: "default"}, Steps: []string{"there is no policy"}}, nil
+		nothing, err := Compile(&Policy{}, s)
+		if err != nil {
+			return nil, err
+		}
+		c = nothing
 	}
 	protos, ok := parseProto(cmp.Or(q.Proto, "tcp"))
 	if !ok {
@@ -89,7 +127,30 @@ func (c *Compiled) Explain(s *tailnet.Snapshot, q Question) (*Answer, error) {
 	if answer == nil {
 		return nil, fmt.Errorf("%q and %q have no addresses of one family", q.From, q.To)
 	}
+	if answer.Rule != nil {
+		answer.Rule.Text = c.policy.ruleText(answer.Rule)
+	}
 	return answer, nil
+}
+
+// ruleText is a rule as it was written, without comments and white space.
+func (p *Policy) ruleText(ref *RuleRef) (text string) {
+	d, root, refusal := openDocument(p.text)
+	if refusal != nil || ref.Line == 0 {
+		return ""
+	}
+	_ = d.members(root, func(name string, _ int, m value) *Refusal {
+		if !strings.EqualFold(name, ref.Section) || isNull(m) {
+			return nil
+		}
+		return d.list(m, func(i int, e value) *Refusal {
+			if i == ref.Index {
+				text = d.raw(e)
+			}
+			return nil
+		})
+	})
+	return text
 }
 
 type explainer struct{ verifier }
@@ -103,7 +164,7 @@ func (e explainer) ends(text string) ([]end, error) {
 	}
 	s, r := e.c.policy.selector(word{text, 0})
 	if r != nil {
-		return nil, fmt.Errorf("%q is no node, host, address, user or tag", text)
+		return nil, e.nobody(text)
 	}
 	if s.kind == bySet {
 		if len(s.ranges) != 1 || s.ranges[0].From() != s.ranges[0].To() {
@@ -115,7 +176,7 @@ func (e explainer) ends(text string) ([]end, error) {
 	}
 	parties, err := e.parties(text)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no node, host, address, user or tag", text)
+		return nil, e.nobody(text)
 	}
 	for _, p := range parties {
 		if p.node >= 0 {
@@ -123,6 +184,23 @@ func (e explainer) ends(text string) ([]end, error) {
 		}
 	}
 	return nil, fmt.Errorf("%q has no node", text)
+}
+
+// nobody says that a word of the question means nothing, and what it looks like.
+func (e explainer) nobody(text string) error {
+	var known []string
+	for _, n := range e.s.Nodes {
+		known = append(known, n.GivenName)
+	}
+	for _, u := range e.s.Users {
+		known = append(known, u.Name+"@", u.Email)
+	}
+	known = slices.Concat(known, keys(e.c.policy.hosts), keys(e.c.policy.tags))
+	slices.Sort(known)
+	if like := nearest(text, known); like != "" {
+		return fmt.Errorf("%q is no node, host, address, user or tag: did you mean %q?", text, like)
+	}
+	return fmt.Errorf("%q is no node, host, address, user or tag", text)
 }
 
 func (e explainer) nodeEnds(i int) []end {
@@ -203,10 +281,13 @@ func (e explainer) packet(from, to end, proto int, port uint16) *Answer {
 			nearest, a.Lacks, a.Rule = met, lacks, f.rule.ref()
 		}
 	}
+	if nearest < 0 {
+		a.Lacks = []string{"no rule of acls and grants is about any packet here"}
+	}
 	return a
 }
 
-func (r *rule) ref() *RuleRef { return &RuleRef{r.section, r.index, r.line} }
+func (r *rule) ref() *RuleRef { return &RuleRef{Section: r.section, Index: r.index, Line: r.line} }
 
 // hold holds a packet against a flow: what the flow lacks, and how near it comes.
 func (e explainer) hold(f *flow, from, to end, at, proto int, port uint16) (lacks []string, met int) {

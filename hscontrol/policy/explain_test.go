@@ -121,6 +121,7 @@ func TestExplain(t *testing.T) {
 		"acls": [
 			{"action": "accept", "src": ["group:dev"], "dst": ["tag:t3:5432"]},
 			{"action": "accept", "proto": "tcp", "src": ["group:dev"], "dst": ["db:80-443"]},
+			{"action": "accept", "proto": "tcp", "src": ["node@", "100.64.0.1"], "dst": ["tag:t3:22"]},
 		],
 		"ssh": [{"action": "check", "src": ["group:dev"], "dst": ["tag:t3"], "users": ["autogroup:nonroot"]}],
 	}`, s)
@@ -137,8 +138,10 @@ func TestExplain(t *testing.T) {
 		{policy.Question{From: "node2", To: "db", Port: 100}, "accept", "acls[1], line 7", "10.0.0.5 lies in 10.0.0.0/24, which node6 serves"},
 		{policy.Question{From: "node2", To: "db", Port: 100, Proto: "udp"}, "deny", "acls[1], line 7", "about protocol tcp"},
 		{policy.Question{From: "node2", To: "10.0.9.9", Port: 80}, "deny", "acls[1], line 7", "no router serves 10.0.9.9"},
-		{policy.Question{From: "node1", To: "node3", SSH: "alice"}, "check", "ssh[0], line 9", ""},
-		{policy.Question{From: "node1", To: "node3", SSH: "root"}, "deny", "ssh[0], line 9", `do not let in "root"`},
+		{policy.Question{From: "node1", To: "node3", SSH: "alice"}, "check", "ssh[0], line 10", `autogroup:nonroot holds "alice"`},
+		{policy.Question{From: "node1", To: "node3", SSH: "alice"}, "check", "ssh[0], line 10", "port 22 of node3 is open to node1 by acls[2], line 8"},
+		{policy.Question{From: "node2", To: "node3", SSH: "alice"}, "deny", "acls[0], line 6", "ssh[0], line 10 would answer check, but packets to port 22 do not pass"},
+		{policy.Question{From: "node1", To: "node3", SSH: "root"}, "deny", "ssh[0], line 10", `do not let in "root"`},
 	} {
 		a, err := c.Explain(s, test.q)
 		if err != nil {
@@ -156,5 +159,92 @@ func TestExplain(t *testing.T) {
 		if a, err := c.Explain(s, q); err == nil {
 			t.Errorf("%+v: got %+v, want an error", q, a)
 		}
+	}
+}
+
+func TestExplainNamesTheRule(t *testing.T) {
+	s := madeTailnet(6)
+	c := compiled(t, "{\"acls\": [\n// why\n{\"action\": \"accept\", /* who */ \"src\": [\"*\"], \"dst\": [\"*:22\"]}]}", s)
+	a, err := c.Explain(s, policy.Question{From: "node1", To: "node2", Port: 22})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := a.Rule.Text, `{"action":"accept","src":["*"],"dst":["*:22"]}`; got != want || a.Rule.Line != 3 {
+		t.Errorf("got rule %q in line %d, want %q in line 3", got, a.Rule.Line, want)
+	}
+	if _, err := c.Explain(s, policy.Question{From: "nod1", To: "node2", Port: 22}); err == nil || !strings.Contains(err.Error(), `did you mean "node1"?`) {
+		t.Errorf("a name that is wrong: got %v, want the right one suggested", err)
+	}
+}
+
+func TestExplainWithoutPolicy(t *testing.T) {
+	s := madeTailnet(6)
+	c, err := policy.Compile(nil, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.Explain(s, policy.Question{From: "node1", To: "node2", Port: 22})
+	if err != nil || !a.Allowed || a.Rule.Section != "default" {
+		t.Errorf("a packet: got %+v, %v, want it to pass by the default", a, err)
+	}
+	a, err = c.Explain(s, policy.Question{From: "node1", To: "node2", SSH: "root"})
+	if err != nil || a.Allowed || !strings.Contains(strings.Join(a.Lacks, " "), "no rule in ssh") {
+		t.Errorf("a login: got %+v, %v, want no", a, err)
+	}
+	if _, err = c.Explain(s, policy.Question{From: "nobody", To: "node2", Port: 22}); err == nil {
+		t.Error("somebody who is not there: got an answer")
+	}
+}
+
+func TestParseQuestion(t *testing.T) {
+	for _, test := range []struct {
+		to, proto, ssh string
+		want           policy.Question
+		says           string
+	}{
+		{to: "db:5432", want: policy.Question{To: "db", Port: 5432}},
+		{to: "tag:web:443", proto: "udp", want: policy.Question{To: "tag:web", Port: 443}},
+		{to: "[fd7a::1]:22", want: policy.Question{To: "fd7a::1", Port: 22}},
+		{to: "fd7a::1", proto: "icmp", want: policy.Question{To: "fd7a::1"}},
+		{to: "db", proto: "icmp", want: policy.Question{To: "db"}},
+		{to: "tag:web", ssh: "root", want: policy.Question{To: "tag:web"}},
+		{to: "db:22", ssh: "root", want: policy.Question{To: "db", Port: 22}},
+		{to: "db:23", ssh: "root", says: "port 22 only"},
+		{to: "db", says: `write HOST:PORT, such as db:443`},
+		{to: "db:1-2", says: "one port"},
+		{to: "db:80", proto: "smtp", says: "unknown protocol"},
+		{says: "say both ends"},
+	} {
+		got, err := policy.ParseQuestion("box", test.to, test.proto, test.ssh)
+		if test.says != "" {
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%+v: got %v, want %q", test, err, test.says)
+			}
+			continue
+		}
+		test.want.From, test.want.Proto, test.want.SSH = "box", test.proto, test.ssh
+		if err != nil || got != test.want {
+			t.Errorf("%+v: got %+v, %v, want %+v", test, got, err, test.want)
+		}
+	}
+}
+
+func TestResults(t *testing.T) {
+	s := madeTailnet(6)
+	c := compiled(t, `{
+		"tagOwners": {"tag:t3": []},
+		"acls": [{"action": "accept", "src": ["user1@example.com"], "dst": ["tag:t3:80"]}],
+		"tests": [
+			{"src": "user1@example.com", "accept": ["tag:t3:80"]},
+			{"src": "tag:t3", "accept": ["user1@example.com:80"], "deny": ["tag:t3:80"]},
+		],
+		"sshTests": [{"src": "user1@example.com", "dst": ["tag:t3"], "deny": ["root"]}],
+	}`, s)
+	got := c.Results(s)
+	if len(got) != 3 || len(got[0].Failures) != 0 || len(got[1].Failures) != 1 || len(got[2].Failures) != 0 {
+		t.Fatalf("got %+v, want the second of three to fail by one sentence", got)
+	}
+	if r := got[1]; r.Section != "tests" || r.Index != 1 || r.Line != 6 || r.Src != "tag:t3" {
+		t.Errorf("got %+v, want tests[1] of line 6", r)
 	}
 }

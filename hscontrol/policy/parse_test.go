@@ -56,7 +56,12 @@ func TestRefusals(t *testing.T) {
 		{`{"ssh": [{"action": "accept", "enforceRecorder": true, "src": [], "dst": [], "users": ["a"]}]}`, 1, "enforceRecorder without recorder"},
 		{`{"ssh": [{"action": "accept", "src": ["tag:nope"], "dst": [], "users": ["a"]}]}`, 1, `tag not found: "tag:nope"`},
 		{strings.Repeat("[", 60) + strings.Repeat("]", 60), 1, "brackets are nested deeper than"},
-		{"{\"acls\": [\n}", 0, "line 2, column 1"},
+		{"{\"acls\": [\n}", 2, "line 2: column 1: invalid character '}'"},
+		{"{\n\"acls\": [{\"action\": \"accept\", \"src\": [], \"dst\": [\"*:0\"]}]}", 2, "first port must be >0"},
+		{`{"ssh": [{"action": "accept", "src": [], "dst": [], "users": ["a"], "acceptEnv": [""]}]}`, 1, "acceptEnv values cannot be empty"},
+		{`{"ssh": [{"action": "check", "src": [], "dst": [], "users": ["a"], "checkPeriod": "169h"}]}`, 1, "above the max (168h): write"},
+		{`{"ssh": [{"action": "check", "src": [], "dst": [], "users": ["a"], "checkPeriod": "-1h"}]}`, 1, "must be a positive duration"},
+		{`{"nodeAttrs": [{"target": ["*"], "attr": [""]}]}`, 1, "attr values cannot be empty"},
 	} {
 		_, err := policy.Parse(test.text)
 		var refusal *policy.Refusal
@@ -66,6 +71,9 @@ func TestRefusals(t *testing.T) {
 		}
 		if refusal.Line != test.line || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s:\ngot  %q (line %d)\nwant %q in line %d", test.text, err, refusal.Line, test.says, test.line)
+		}
+		if refusal.What == "" || refusal.Remedy == "" {
+			t.Errorf("%s: got %+v, want the thing and the remedy", test.text, refusal)
 		}
 	}
 }

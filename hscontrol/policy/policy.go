@@ -5,7 +5,8 @@
 // find what can be wrong without knowing a tailnet. index.go numbers the nodes of a snapshot, resolve.go says which of
 // them a selector means, compile.go makes flows of the rules. From the flows, visible.go answers who sees whom with
 // which routes, filter.go writes packet filters, ssh.go SSH policies, attrs.go capabilities, approve.go approvals.
-// verify.go runs the tests that a policy holds about itself; eval.go is the dry run over an inventory.
+// verify.go runs the tests that a policy holds about itself, explain.go says which rule decides about a packet or a
+// login, diff.go what another policy changes for whom; eval.go is the dry run over an inventory.
 package policy
 
 import (

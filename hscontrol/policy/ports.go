@@ -52,7 +52,7 @@ func parsePortRange(text string) (tailcfg.PortRange, *Refusal) {
 		return tailcfg.PortRange{}, refuse(0, remedy, "port range %q: invalid first integer", text)
 	}
 	if from == 0 {
-		return tailcfg.PortRange{}, refuse(0, "", "port range %q: first port must be >0, or use '*' for wildcard", text)
+		return tailcfg.PortRange{}, refuse(0, remedy, "port range %q: first port must be >0, or use '*' for wildcard", text)
 	}
 	to := from
 	if isRange {

@@ -47,16 +47,10 @@ func (c *Compiled) verify(s *tailnet.Snapshot) error {
 			return r.at(fmt.Sprintf("sshTests[%d]", i))
 		}
 	}
-	v := verifier{c, s}
 	var failed []string
-	for i, t := range c.policy.tests {
-		for _, why := range v.test(t) {
-			failed = append(failed, fmt.Sprintf("line %d: tests[%d]: %s", t.line, i, why))
-		}
-	}
-	for i, t := range c.policy.sshTests {
-		for _, why := range v.sshTest(t) {
-			failed = append(failed, fmt.Sprintf("line %d: sshTests[%d]: %s", t.line, i, why))
+	for _, r := range c.Results(s) {
+		for _, why := range r.Failures {
+			failed = append(failed, fmt.Sprintf("line %d: %s[%d]: %s", r.Line, r.Section, r.Index, why))
 		}
 	}
 	if len(failed) == 0 {
@@ -67,6 +61,31 @@ func (c *Compiled) verify(s *tailnet.Snapshot) error {
 		failed = append(failed[:shown], fmt.Sprintf("and %d more", len(failed)-shown))
 	}
 	return fmt.Errorf("%w:\n  %s", ErrTestsFailed, strings.Join(failed, "\n  "))
+}
+
+// TestResult is the outcome of one entry of tests or sshTests.
+type TestResult struct {
+	Section  string // tests or sshTests
+	Index    int
+	Line     int
+	Src      string
+	Failures []string // what is not as the entry has it; empty: it passed
+}
+
+// Results runs all tests and sshTests of the policy.
+func (c *Compiled) Results(s *tailnet.Snapshot) []TestResult {
+	if c.policy == nil {
+		return nil
+	}
+	v := verifier{c, s}
+	var list []TestResult
+	for i, t := range c.policy.tests {
+		list = append(list, TestResult{"tests", i, t.line, t.src.text, v.test(t)})
+	}
+	for i, t := range c.policy.sshTests {
+		list = append(list, TestResult{"sshTests", i, t.line, t.src.text, v.sshTest(t)})
+	}
+	return list
 }
 
 // verifier holds a compiled policy against its tests. Tests are about identities, so they work for users and tags that
