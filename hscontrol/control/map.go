@@ -121,7 +121,7 @@ func (c *Control) once(w http.ResponseWriter, req *tailcfg.MapRequest, n *tailne
 		http.Error(w, "no node has this key: register first (tailscale up)", http.StatusNotFound)
 		return
 	}
-	w.Write(mapper.Frame(msg.JSON(), compressed(req)))
+	w.Write(c.Mapper.Frame(msg, compressed(req)))
 }
 
 func viewer(req *tailcfg.MapRequest, n *tailnet.Node) mapper.Viewer {

@@ -94,7 +94,7 @@ func (s *session) sendFull(e *state.Edition) bool {
 	if msg == nil {
 		return false
 	}
-	return s.out.send(mapper.Frame(msg.JSON(), s.out.compress))
+	return s.out.send(s.control.Mapper.Frame(msg, s.out.compress))
 }
 
 // rekeyed reports whether the node has another key now: this poll is that of the old one, which ended.

@@ -16,6 +16,7 @@ import (
 // Mapper makes messages and remembers what it encoded. The zero value is ready; one serves all tailnets.
 type Mapper struct {
 	records records
+	blocks  blocks
 	shared  sharedDeltas
 }
 
@@ -28,12 +29,19 @@ func (m *Mapper) Full(v *state.View, viewer Viewer, at time.Time) *Message {
 	msg := &Message{head: m.wholeHead(v, viewer, n, at), whole: true}
 	owners := ownerSet{}
 	msg.profiles = owners.add(msg.profiles, v, n)
-	for _, p := range v.Nodes {
-		if !v.Policy.Sees(n.ID, p.ID) {
-			continue
+	for block := range slices.Chunk(v.Nodes, blockSize) {
+		s := span{shared: true}
+		for _, p := range block {
+			s.shared = s.shared && p != n
+			if !v.Policy.Sees(n.ID, p.ID) {
+				continue
+			}
+			msg.peers = append(msg.peers, m.records.of(v, p, see(v, n.ID, p.ID)))
+			msg.profiles = owners.add(msg.profiles, v, p)
 		}
-		msg.peers = append(msg.peers, m.records.of(v, p, see(v, n.ID, p.ID)))
-		msg.profiles = owners.add(msg.profiles, v, p)
+		if s.end = len(msg.peers); len(msg.spans) == 0 || s.end > msg.spans[len(msg.spans)-1].end {
+			msg.spans = append(msg.spans, s)
+		}
 	}
 	return msg
 }

@@ -1,10 +1,12 @@
 package mapper_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -200,6 +202,45 @@ func TestDifferencesLeadToTheWholeMap(t *testing.T) {
 	}
 }
 
+// A whole map that is put together from shared blocks says what it says in one piece.
+func TestBlocksAreTheWholeMap(t *testing.T) {
+	for _, n := range []int{0, 1, 62, 63, 64, 65, 127, 128, 129, 300} {
+		for _, text := range policies {
+			w := newWorld(t, uint64(n))
+			var d tailnet.Delta
+			for range n {
+				d.Nodes = append(d.Nodes, w.newNode())
+			}
+			w.view.Snapshot = w.view.Snapshot.Next(d)
+			w.compile(text)
+			m := &mapper.Mapper{}
+			for i, node := range w.view.Nodes {
+				if i%17 != n%17 && i != len(w.view.Nodes)-1 {
+					continue // some of each block, and the last
+				}
+				msg := m.Full(w.view, mapper.Viewer{ID: node.ID, Cap: 142}, w.now)
+				got, _, err := hstest.ReadFrame(bytes.NewReader(m.Frame(msg, true)))
+				if err != nil {
+					t.Fatalf("%d nodes, viewer %d: %v", n, node.ID, err)
+				}
+				want := decode(t, msg.JSON())
+				if !reflect.DeepEqual(got, want) {
+					t.Fatalf("%d nodes, viewer %d: the map from blocks differs (-got +want):\n%s", n, node.ID, difference(netmapOf(t, got), netmapOf(t, want)))
+				}
+			}
+		}
+	}
+}
+
+func netmapOf(t *testing.T, r *tailcfg.MapResponse) *hstest.Netmap {
+	t.Helper()
+	m := hstest.NewNetmap()
+	if err := m.Apply(r); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 func FuzzLaw(f *testing.F) {
 	f.Add(uint64(1), uint8(3))
 	f.Add(uint64(2), uint8(30))
@@ -304,6 +345,29 @@ func BenchmarkDiffFrame(b *testing.B) {
 				from.Seq++
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(from.Nodes)), "ns/viewer")
+		})
+	}
+}
+
+// BenchmarkFullFrame is a reconnect storm: everybody asks for the whole map, of which little has changed.
+func BenchmarkFullFrame(b *testing.B) {
+	for _, n := range []int{500, 2000} {
+		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
+			w := newWorld(b, 7)
+			var d tailnet.Delta
+			for range n {
+				d.Nodes = append(d.Nodes, w.newNode())
+			}
+			w.view.Snapshot = w.view.Snapshot.Next(d)
+			w.compile("")
+			m := &mapper.Mapper{}
+			i, size := 0, 0
+			for b.Loop() {
+				viewer := mapper.Viewer{ID: w.view.Nodes[i%len(w.view.Nodes)].ID, Cap: 142}
+				size += len(m.Frame(m.Full(w.view, viewer, w.now), true))
+				i++
+			}
+			b.ReportMetric(float64(size)/float64(b.N)/float64(n), "bytes/peer")
 		})
 	}
 }

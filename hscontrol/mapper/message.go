@@ -16,6 +16,7 @@ type Message struct {
 	head  *head
 	whole bool     // peers are all there are
 	peers [][]byte // encoded records: Peers if whole, else PeersChanged
+	spans []span   // of a whole map: how its peers fall into blocks; the last span has at least one peer, or is alone
 
 	removed  []tailcfg.NodeID
 	patches  []*tailcfg.PeerChange
@@ -39,6 +40,12 @@ func (m *Message) Empty() bool {
 
 // JSON is the message as a client parses it.
 func (m *Message) JSON() []byte {
+	head, tail := m.envelope()
+	return append(joined(head, m.peers, false), tail...)
+}
+
+// envelope is what stands before and after the records of the peers.
+func (m *Message) envelope() (head, tail []byte) {
 	b := []byte("{}")
 	if m.head != nil {
 		b = mustJSON(m.head)
@@ -49,15 +56,8 @@ func (m *Message) JSON() []byte {
 		if m.whole {
 			name = "Peers"
 		}
-		b = member(b, name)
-		b = append(b, '[')
-		for i, p := range m.peers {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(b, p...)
-		}
-		b = append(b, ']')
+		head = append(member(b, name), '[')
+		b = []byte{']'}
 	}
 	if len(m.removed) > 0 {
 		b = member(b, "PeersRemoved")
@@ -73,7 +73,7 @@ func (m *Message) JSON() []byte {
 	if len(m.profiles) > 0 {
 		b = append(member(b, "UserProfiles"), mustJSON(m.profiles)...)
 	}
-	return append(b, '}')
+	return head, append(b, '}')
 }
 
 // member begins a member of the JSON object that b holds the open beginning of.

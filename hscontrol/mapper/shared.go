@@ -54,7 +54,7 @@ func (m *Mapper) DiffFrame(from, to *state.View, viewer Viewer, compress bool, a
 	if msg.Empty() {
 		return nil, gone
 	}
-	return Frame(msg.JSON(), compress), gone
+	return m.Frame(msg, compress), gone
 }
 
 // make encodes the difference as the first viewer sees it. It holds for the others of the class if it speaks only of
@@ -70,7 +70,7 @@ func (d *delta) make(m *Mapper, from, to *state.View, viewer tailnet.NodeID, com
 	}
 	d.usable = true
 	if !msg.Empty() {
-		d.frame = Frame(msg.JSON(), compress)
+		d.frame = m.Frame(msg, compress)
 	}
 }
 
