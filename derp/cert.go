@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -69,7 +70,8 @@ type certSource interface {
 	// get returns the certificate for a handshake.
 	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// refresh looks whether there is a newer one; force does not trust what it saw before.
-	refresh(force bool) (changed bool, err error)
+	// The one in use stays when that fails.
+	refresh(force bool) error
 	// current returns the certificate in use with its Leaf, nil if there is none yet.
 	current() *tls.Certificate
 }
@@ -80,6 +82,8 @@ type Cert struct {
 	host   string // without brackets
 	source certSource
 	acme   *acmeSource // the source, if it is that
+
+	refreshing sync.Mutex // held while the source looks for a newer one
 }
 
 // OpenCert loads, makes, or prepares to ask for a certificate.
@@ -212,9 +216,16 @@ func (c *Cert) Run(ctx context.Context) error {
 }
 
 func (c *Cert) refresh(force bool) error {
-	changed, err := c.source.refresh(force)
-	if err != nil || !changed {
+	c.refreshing.Lock()
+	before := c.source.current()
+	err := c.source.refresh(force)
+	now := c.source.current()
+	c.refreshing.Unlock()
+	if err != nil {
 		return err
+	}
+	if now == before || before != nil && bytes.Equal(now.Leaf.Raw, before.Leaf.Raw) {
+		return nil
 	}
 	c.cfg.Log.Info("certificate loaded", "hostname", c.host, "mode", c.cfg.Mode)
 	if c.cfg.Changed != nil {

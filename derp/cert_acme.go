@@ -52,7 +52,7 @@ func (s *acmeSource) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // refresh has nothing to do: the manager renews by itself.
-func (s *acmeSource) refresh(bool) (bool, error) { return false, nil }
+func (s *acmeSource) refresh(bool) error { return nil }
 
 func (s *acmeSource) current() *tls.Certificate { return s.last.Load() }
 

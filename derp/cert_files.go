@@ -106,7 +106,7 @@ func openManual(c *Cert) (*manualSource, error) {
 		return nil, fmt.Errorf("certificate mode %s needs a hostname, which names the files", Manual)
 	}
 	s := &manualSource{host: c.host, files: manualFiles(c.cfg.Dir, c.host)}
-	if _, err := s.refresh(true); err != nil {
+	if err := s.refresh(true); err != nil {
 		return nil, err
 	}
 	leaf := s.cert.Load().Leaf
@@ -126,21 +126,21 @@ func (s *manualSource) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // refresh loads the files if they changed. When only one of the two has been replaced so far,
 // they do not fit; the next change is tried again.
-func (s *manualSource) refresh(force bool) (changed bool, err error) {
+func (s *manualSource) refresh(force bool) error {
 	now, err := s.files.stamp()
 	if err != nil {
-		return false, fmt.Errorf("looking for the certificate (%s): %w", Manual, err)
+		return fmt.Errorf("looking for the certificate (%s): %w", Manual, err)
 	}
 	if now == s.seen && !force {
-		return false, nil
+		return nil
 	}
 	cert, err := s.files.load()
 	if err != nil {
-		return false, err
+		return err
 	}
 	s.seen = now
 	s.cert.Store(cert)
-	return true, nil
+	return nil
 }
 
 func (s *manualSource) current() *tls.Certificate { return s.cert.Load() }

@@ -44,7 +44,7 @@ func openSelfSigned(c *Cert) (*selfSigned, error) {
 	if isAddr(c.host) {
 		s.files = manualFiles(c.cfg.Dir, c.host)
 	}
-	if _, err := s.refresh(true); err != nil {
+	if err := s.refresh(true); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -59,32 +59,30 @@ func (s *selfSigned) current() *tls.Certificate { return s.cert.Load() }
 
 // refresh loads the files if they changed, and makes new ones if there are none, if they are
 // for another host, or if their time is coming.
-func (s *selfSigned) refresh(force bool) (changed bool, err error) {
+func (s *selfSigned) refresh(force bool) error {
 	now, err := s.files.stamp()
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
-		return false, fmt.Errorf("looking for the certificate: %w", err)
+		return fmt.Errorf("looking for the certificate: %w", err)
 	}
 	cert := s.cert.Load()
 	if !missing && (force || cert == nil || now != s.seen) {
 		if cert, err = s.files.load(); err != nil {
-			return false, fmt.Errorf("%w (remove both files to have new ones made)", err)
+			return fmt.Errorf("%w (remove both files to have new ones made)", err)
 		}
-		changed = true
 	}
 	if why := s.unfit(cert, missing); why != "" {
 		s.c.cfg.Log.Info("making a self-signed certificate", "hostname", s.c.host, "file", s.files.crt, "reason", why)
 		if cert, err = s.make(); err != nil {
-			return false, err
+			return err
 		}
 		if now, err = s.files.stamp(); err != nil {
-			return false, err
+			return err
 		}
-		changed = true
 	}
 	s.seen = now
 	s.cert.Store(cert)
-	return changed, nil
+	return nil
 }
 
 // unfit says why cert cannot go on, "" if it can.

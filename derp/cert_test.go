@@ -1,6 +1,7 @@
 package derp_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keelscale/keelscale/derp"
@@ -132,8 +134,8 @@ func TestSelfSignedIsRenewed(t *testing.T) {
 			t.Errorf("on %v the certificate of %v is served", now.at, leaf.NotAfter)
 		}
 	}
-	if len(pins) == 0 || slices.Contains(pins[len(pins)-1:], first) {
-		t.Errorf("got changes %v, want the last to tell a new pin", pins)
+	if len(pins) != 2 || slices.Contains(pins, first) {
+		t.Errorf("got changes %v, want two to new pins", pins)
 	}
 }
 
@@ -260,6 +262,27 @@ func TestManualFollowsItsFiles(t *testing.T) {
 	if c.Pin() != second || <-changes != second {
 		t.Errorf("got pin %s, want %s, and to be told", c.Pin(), second)
 	}
+}
+
+func TestRunFollowsTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	makePair(t, "derp.example.org", dir, "derp.example.org")
+	synctest.Test(t, func(t *testing.T) {
+		c := openCert(t, derp.CertConfig{Mode: derp.Manual, Hostname: "derp.example.org", Dir: dir})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		want := makePair(t, "derp.example.org", dir, "derp.example.org")
+		time.Sleep(11 * time.Second) // of the bubble's time
+		synctest.Wait()
+		if c.Pin() != want {
+			t.Errorf("after eleven seconds the pin is %s, want %s", c.Pin(), want)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
 }
 
 func TestManualFileNames(t *testing.T) {

@@ -151,6 +151,28 @@ func TestAdmission(t *testing.T) {
 	})
 }
 
+func TestRateIsBoundedAndCanChange(t *testing.T) {
+	r := newRelay(t, derp.Config{Rate: derp.Rate{PerClient: 100_000}})
+	url := serve(t, r)
+	a, b := newClient(t, url, key.NewNode()), newClient(t, url, key.NewNode())
+	connect(t, a)
+	connect(t, b)
+	send := func() time.Duration {
+		began := time.Now()
+		for range 3 { // the first fits into the burst
+			exchange(t, a, b, make([]byte, ts.MaxPacketSize))
+		}
+		return time.Since(began)
+	}
+	if took := send(); took < 1200*time.Millisecond {
+		t.Errorf("three packets of 64 KiB took %v at 100 kB/s", took)
+	}
+	r.SetRate(derp.Rate{})
+	if took := send(); took > 1200*time.Millisecond {
+		t.Errorf("three packets of 64 KiB took %v without a bound", took)
+	}
+}
+
 // waitFor polls what has no event to wait for, such as a line in a log.
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()

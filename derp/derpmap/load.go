@@ -18,7 +18,7 @@ import (
 )
 
 // fetchTimeout bounds the reading of one source.
-const fetchTimeout = 30 * time.Second
+const fetchTimeout = 15 * time.Second
 
 // source is one place that a DERP map comes from.
 type source struct {

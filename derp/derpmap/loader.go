@@ -57,7 +57,10 @@ type Loader struct {
 	sources []*source
 	current atomic.Pointer[tailcfg.DERPMap]
 
-	pass   sync.Mutex // held by one load at a time
+	pass struct { // held by one load at a time
+		sync.Mutex
+		last time.Time // when the sources were last read
+	}
 	status atomic.Pointer[[]Status]
 }
 
@@ -114,6 +117,7 @@ func (l *Loader) readAll(ctx context.Context) {
 		wg.Go(func() { s.load(ctx, now) })
 	}
 	wg.Wait()
+	l.pass.last = now
 	status := make([]Status, len(l.sources))
 	for i, s := range l.sources {
 		status[i] = Status{Source: s.name, Loaded: s.loaded, Cached: s.cached, Err: s.err, Warnings: s.warnings}
@@ -180,11 +184,14 @@ const (
 	maxRetry   = 30 * time.Minute
 )
 
-// Run reads the sources now and then again and again, until ctx ends. It returns nil.
+// Run reads the sources now, unless that has just been done, and then again and again, until
+// ctx ends. It returns nil.
 func (l *Loader) Run(ctx context.Context) error {
 	retry := firstRetry
-	for {
-		l.Reload(ctx)
+	for first := true; ; first = false {
+		if !first || !l.fresh() {
+			l.Reload(ctx)
+		}
 		wait := l.cfg.Every
 		if l.failing() {
 			if wait == 0 || retry < wait {
@@ -198,6 +205,13 @@ func (l *Loader) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// fresh reports whether the sources were read a moment ago, all with success.
+func (l *Loader) fresh() bool {
+	l.pass.Lock()
+	defer l.pass.Unlock()
+	return time.Since(l.pass.last) < firstRetry && !l.failing()
 }
 
 func (l *Loader) failing() bool {

@@ -183,6 +183,38 @@ func TestLoaderRunTellsOfChanges(t *testing.T) {
 	}
 }
 
+// A server reads the sources before it listens, and then runs the loader.
+func TestLoaderRunDoesNotReadTwiceAtTheStart(t *testing.T) {
+	var asked atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		io.WriteString(w, text(1, "one"))
+	}))
+	defer srv.Close()
+	l := newLoader(t, derpmap.Config{Sources: []string{srv.URL}})
+	l.Reload(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Run(ctx); err != nil || asked.Load() != 1 {
+		t.Errorf("got %v after %d readings, want one", err, asked.Load())
+	}
+}
+
+// A source that hangs costs the start no more than the caller gives it.
+func TestLoaderReloadKeepsToItsContext(t *testing.T) {
+	release := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer srv.Close()
+	defer close(release)
+	l := newLoader(t, derpmap.Config{Sources: []string{srv.URL}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	wantCodes(t, l.Reload(ctx))
+	if err := l.Status()[0].Err; err == nil {
+		t.Error("got no error from a source that hangs")
+	}
+}
+
 func TestRefreshAsksForTheEmbeddedRegionOnly(t *testing.T) {
 	s := newSite(t, text(1, "one"))
 	var own atomic.Pointer[tailcfg.DERPRegion]
