@@ -2,10 +2,12 @@ package hscontrol
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -63,11 +65,27 @@ func (s *Server) logUnless(ctx context.Context, what string, err error) {
 	}
 }
 
-// loadPolicyFile makes the content of policy.path the policy of the default tailnet. A bad file never replaces a good
-// policy; a server that has no earlier one does not start with it.
+// startPolicy loads the policy file at the start. A bad file never replaces a good policy; a server that has no earlier
+// one does not start with it, since that would let everyone in.
+func (s *Server) startPolicy(ctx context.Context) error {
+	err := s.loadPolicyFile(ctx)
+	if err == nil {
+		return nil
+	}
+	if t, findErr := s.store.FindTailnet(ctx, tailnet.DefaultName); findErr != nil {
+		return findErr
+	} else if had, getErr := s.store.GetPolicy(ctx, t.ID); getErr != nil || had == nil {
+		return errors.Join(err, getErr)
+	}
+	s.log.Error("the policy file cannot be used", "err", err)
+	return nil
+}
+
+// loadPolicyFile makes the content of policy.path the policy of the default tailnet. While it cannot, the policy before
+// it stays in force, and health tells so.
 func (s *Server) loadPolicyFile(ctx context.Context) error {
 	cfg := s.config()
-	if cfg.Policy.Mode != "file" {
+	if cfg.Policy.Mode != config.PolicyFile {
 		return nil
 	}
 	t, err := s.store.FindTailnet(ctx, tailnet.DefaultName)
@@ -79,21 +97,20 @@ func (s *Server) loadPolicyFile(ctx context.Context) error {
 		return fmt.Errorf("reading the stored policy: %w", err)
 	}
 	text, source := noPolicy, "no policy.path"
-	if cfg.Policy.Path != "" {
-		source = "file " + cfg.Policy.Path
-		raw, err := readBounded(cfg.Policy.Path, maxPolicy)
+	if path := cfg.Policy.Path; path != "" {
+		source = "file " + path
+		raw, err := readBounded(path, maxPolicy)
 		if err == nil {
 			text = string(raw)
 			_, err = s.state.CheckPolicy(t.ID, text)
 		}
 		if err != nil {
-			err = fmt.Errorf("policy %s: %w", cfg.Policy.Path, err)
-			if had == nil {
-				return err
+			err = fmt.Errorf("policy %s: %w", path, err)
+			if had != nil {
+				err = fmt.Errorf("%w; the policy before it (from %s) stays in force", err, had.Source)
 			}
-			s.setFault("policy-file", fmt.Sprintf("%v; the policy before it (from %s) stays in force", err, had.Source), true)
-			s.log.Error("the policy file cannot be used; the policy before it stays in force", "err", err)
-			return nil
+			s.setFault("policy-file", err.Error(), true)
+			return err
 		}
 	} else if had == nil {
 		return nil // there has never been one, and there is none

@@ -72,8 +72,23 @@ func (s *Server) loadDERP(ctx context.Context, cfg *config.Config) (*derpmap.Loa
 	if err != nil {
 		return nil, fmt.Errorf("reading derp.urls and derp.paths: %w", err)
 	}
-	loader.Reload(ctx)
+	first, cancel := context.WithTimeout(ctx, firstLoad)
+	defer cancel()
+	loader.Reload(first)
 	return loader, nil
+}
+
+// firstLoad is how long the start waits for the sources of the DERP map; those that are slower come later.
+const firstLoad = 3 * time.Second
+
+// repinned puts the pin of a new certificate into the DERP map.
+func (s *Server) repinned(string) {
+	s.mu.Lock()
+	loader := s.derpMap
+	s.mu.Unlock()
+	if loader != nil {
+		loader.Refresh()
+	}
 }
 
 // embeddedRegion describes the embedded relay for the DERP map: it is found where the server is.

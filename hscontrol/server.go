@@ -97,7 +97,7 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.cert, err = openCertificate(cfg, s.log); err != nil {
+	if s.cert, err = openCertificate(cfg, s.log, s.repinned); err != nil {
 		return nil, err
 	}
 	if err := s.openRelay(ctx); err != nil {
@@ -109,7 +109,7 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	s.auth = auth.New(auth.Config{Store: s.store, State: s.state, ServerURL: cfg.ServerURL, NodeExpiry: cfg.Node.Expiry, Log: s.log})
 	s.control = control.New(control.Config{Key: noiseKey, Store: s.store, State: s.state, Auth: s.auth, Mapper: &mapper.Mapper{},
 		ProbeEvery: cfg.Node.HAProbeInterval, ProbeTime: cfg.Node.HAProbeTimeout, Log: s.log})
-	if err := s.loadPolicyFile(ctx); err != nil {
+	if err := s.startPolicy(ctx); err != nil {
 		return nil, err
 	}
 	s.api = api.NewServer(s.apiConfig())

@@ -27,7 +27,9 @@ type certificate struct {
 	selfSigned *derp.Cert                       // of its own making: clients know it by its pin, or do not ask
 }
 
-func openCertificate(cfg *config.Config, log *slog.Logger) (*certificate, error) {
+// openCertificate prepares the one that the configuration asks for. pinned is called when a certificate of our own making
+// was replaced, with its new pin.
+func openCertificate(cfg *config.Config, log *slog.Logger, pinned func(pin string)) (*certificate, error) {
 	c := &certificate{}
 	switch {
 	case cfg.TLS.CertPath != "":
@@ -47,7 +49,7 @@ func openCertificate(cfg *config.Config, log *slog.Logger) (*certificate, error)
 	if err != nil {
 		return nil, fmt.Errorf("reading server_url: %w", err)
 	}
-	c.selfSigned, err = derp.OpenCert(derp.CertConfig{Mode: derp.SelfSigned, Hostname: u.Hostname(), Dir: filepath.Join(cfg.DataDir, "certs"), Log: log})
+	c.selfSigned, err = derp.OpenCert(derp.CertConfig{Mode: derp.SelfSigned, Hostname: u.Hostname(), Dir: filepath.Join(cfg.DataDir, "certs"), Changed: pinned, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("making a certificate for %s: %w", u.Hostname(), err)
 	}

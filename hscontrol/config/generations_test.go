@@ -61,7 +61,7 @@ func TestGenerations(t *testing.T) {
 				pg := &c.Database.Postgres
 				pg.Host, pg.Port, pg.Name, pg.User, pg.Pass = "db.example.org", 5433, "hs", "hs", "0123"
 				c.Log.Level = "debug"
-				c.Policy.Mode, c.Policy.Path = config.PolicyFile, dir + "/acl.hujson"
+				c.Policy.Mode, c.Policy.Path = config.PolicyFile, dir+"/acl.hujson"
 				c.UnixSocket = "/run/hs.sock"
 			},
 		},
