@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/keelscale/keelscale/hscontrol/api"
+	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -65,13 +66,33 @@ func (s *Server) apiConfig() api.Config {
 			v := s.state.View(id)
 			return v != nil && v.Policy.TagExists(tag)
 		},
-		Approve: s.auth.Approve,
-		DERPMap: s.state.DERPMap,
-		Health:  s.Health,
-		Status:  s.status,
-		Reload:  s.Reload,
-		Log:     s.log,
+		View:        s.state.View,
+		AwaitPolicy: s.state.AwaitPolicy,
+		Problems:    s.policyProblems,
+		Approve:     s.auth.Approve,
+		DERPMap:     s.state.DERPMap,
+		Health:      s.Health,
+		Status:      s.status,
+		Reload:      s.Reload,
+		Log:         s.log,
 	}
+}
+
+// policyProblems are the policies that are not in force as they should be: those stored, and that of the file.
+func (s *Server) policyProblems() []state.Problem {
+	problems := s.state.Problems()
+	s.mu.Lock()
+	fault, bad := s.faults[policyFileFault]
+	s.mu.Unlock()
+	if !bad {
+		return problems
+	}
+	for _, v := range s.state.Views() {
+		if v.Tailnet.Name == tailnet.DefaultName {
+			problems = append(problems, state.Problem{TailnetID: v.Tailnet.ID, Tailnet: v.Tailnet.Name, Text: fault.Text})
+		}
+	}
+	return problems
 }
 
 func (s *Server) status() api.Status {

@@ -109,18 +109,21 @@ func (s *Server) loadPolicyFile(ctx context.Context) error {
 			if had != nil {
 				err = fmt.Errorf("%w; the policy before it (from %s) stays in force", err, had.Source)
 			}
-			s.setFault("policy-file", err.Error(), true)
+			s.setFault(policyFileFault, err.Error(), true)
 			return err
 		}
 	} else if had == nil {
 		return nil // there has never been one, and there is none
 	}
-	s.setFault("policy-file", "", false)
+	s.setFault(policyFileFault, "", false)
 	if _, err := s.store.PutPolicy(ctx, t.ID, text, source); err != nil {
 		return fmt.Errorf("storing the policy: %w", err)
 	}
 	return nil
 }
+
+// policyFileFault is the name of the fault that the policy file cannot be used.
+const policyFileFault = "policy-file"
 
 // maxPolicy bounds a policy, in bytes.
 const maxPolicy = 4 << 20

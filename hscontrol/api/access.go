@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/keelscale/keelscale/hscontrol/store"
@@ -22,6 +24,8 @@ const allTailnets = "*"
 type caller struct {
 	tailnet tailnet.ID // the only one that they may see; zero: all
 	via     string     // "cli" or "api"
+	who     string     // a user of this machine, or an API key by its prefix; empty: not known
+	from    string     // "unix socket", or an address
 }
 
 type callerKey struct{}
@@ -33,7 +37,13 @@ func callerOf(ctx context.Context) caller {
 
 // trust is for those who can open the unix socket.
 func (s *Server) trust(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	return next(context.WithValue(ctx, callerKey{}, caller{via: "cli"}), req)
+	c := caller{via: "cli", from: "unix socket"}
+	if p, ok := peer.FromContext(ctx); ok {
+		if person, ok := p.AuthInfo.(person); ok {
+			c.who = person.name
+		}
+	}
+	return next(context.WithValue(ctx, callerKey{}, c), req)
 }
 
 // authenticate asks for an API key.
@@ -42,7 +52,14 @@ func (s *Server) authenticate(ctx context.Context, req any, _ *grpc.UnaryServerI
 	if err != nil {
 		return nil, err
 	}
-	return next(context.WithValue(ctx, callerKey{}, caller{tailnet: key.TailnetID, via: "api"}), req)
+	c := caller{tailnet: key.TailnetID, via: "api", who: "API key " + key.Prefix}
+	if p, ok := peer.FromContext(ctx); ok {
+		c.from = p.Addr.String()
+		if host, _, err := net.SplitHostPort(c.from); err == nil {
+			c.from = host
+		}
+	}
+	return next(context.WithValue(ctx, callerKey{}, c), req)
 }
 
 func (s *Server) bearer(ctx context.Context) (*tailnet.APIKey, error) {

@@ -3,9 +3,9 @@
 // The way of a call through the files of this package:
 //
 //	listen.go    limits, deadline, log, recovery
-//	access.go    who calls (an API key, or someone on this machine), and which tailnets they may see
+//	access.go    who calls (an API key, or someone on this machine: person.go), and which tailnets they may see
 //	users.go, nodes.go, routes.go, ...   one use case of the store each
-//	convert.go   nouns -> messages, the only place
+//	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
 package api
 
@@ -18,6 +18,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -35,15 +36,17 @@ type Config struct {
 	CheckPolicy func(ctx context.Context, id tailnet.ID, text string) (warnings []string, err error)
 	// TagExists reports whether the policy in force has the tag among its tagOwners.
 	TagExists func(ctx context.Context, id tailnet.ID, tag string) bool
+	// View is a tailnet as it is now, with its policy; nil where there is no such tailnet.
+	View func(id tailnet.ID) *state.View
+	// AwaitPolicy returns when this version of a tailnet's policy, or a later one, is known everywhere here. Nil: at
+	// once.
+	AwaitPolicy func(ctx context.Context, id tailnet.ID, version uint64) error
+	// Problems are the policies that are not in force as they should be. Every caller is told of them. Nil: none.
+	Problems func() []state.Problem
 
 	// Approve lets in the client that waits under ref, as the user that userRef names in the tailnet of that name
 	// (empty: default).
 	Approve func(ctx context.Context, ref, userRef, tailnetName string) (*tailnet.Node, error)
-	// ApproveCheck confirms a login that waits for a person, as an SSH session with action "check" does. Nil: there
-	// is no such login. tailnet.ErrNotFound when id is none.
-	ApproveCheck func(ctx context.Context, id string) error
-	// RejectCheck refuses such a login.
-	RejectCheck func(ctx context.Context, id string) error
 
 	// DERPMap is the map as clients get it now.
 	DERPMap func() *tailcfg.DERPMap

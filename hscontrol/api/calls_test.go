@@ -154,30 +154,42 @@ func TestPolicyInFile(t *testing.T) {
 	b := newBench(t, func(c *api.Config) { c.PolicyMode, c.PolicyPath = "file", "/etc/headscale/acl.hujson" })
 	_, err := b.SetPolicy(t.Context(), &headscalev1.SetPolicyRequest{Policy: "{}"})
 	refused(t, err, codes.FailedPrecondition, "/etc/headscale/acl.hujson")
+	old, err := b.store.PutPolicy(t.Context(), 0, "{}", "file /etc/headscale/acl.hujson")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.RollbackPolicy(t.Context(), &headscalev1.RollbackPolicyRequest{Version: old.ID})
+	refused(t, err, codes.FailedPrecondition, "/etc/headscale/acl.hujson")
 }
 
 func TestAuth(t *testing.T) {
-	waiting := tailnet.RegistrationPrefix + strings.Repeat("a", 24)
-	var approved []string
-	b := newBench(t, func(c *api.Config) {
-		c.ApproveCheck = func(_ context.Context, id string) error {
-			if id != waiting {
-				return tailnet.ErrNotFound
-			}
-			approved = append(approved, id)
-			return nil
-		}
-	})
+	b := newBench(t)
 	ctx := t.Context()
-	if _, err := b.AuthApprove(ctx, &headscalev1.AuthApproveRequest{AuthId: waiting}); err != nil || len(approved) != 1 {
-		t.Errorf("approving a login: got %v, %v, want it approved", approved, err)
+	b.user(t, "alice", "")
+	src, dst := b.node(t, "laptop", "alice", ""), b.node(t, "db", "alice", "")
+	begun, err := b.store.BeginSSHCheck(ctx, tailnet.SSHCheck{SrcID: tailnet.NodeID(src.GetId()), DstID: tailnet.NodeID(dst.GetId()), Owner: "user 1", Login: "root"}, true)
+	if err != nil {
+		t.Fatal(err)
 	}
-	_, err := b.AuthApprove(ctx, &headscalev1.AuthApproveRequest{AuthId: tailnet.RegistrationPrefix + strings.Repeat("b", 24)})
+	b.tailnet(t, "lab")
+	_, err = b.remote.AuthApprove(b.withKey(t, "lab"), &headscalev1.AuthApproveRequest{AuthId: begun.ID})
+	refused(t, err, codes.NotFound, "")
+	if _, err := b.AuthApprove(ctx, &headscalev1.AuthApproveRequest{AuthId: begun.ID}); err != nil {
+		t.Errorf("approving a login: %v", err)
+	}
+	if got, err := b.store.FindSSHCheck(ctx, begun.ID); err != nil || got.Verdict != tailnet.SSHApproved || got.DecidedBy != myName(t) {
+		t.Errorf("the login: got %+v, %v, want it approved by %s", got, err, myName(t))
+	}
+	if _, err := b.AuthReject(ctx, &headscalev1.AuthRejectRequest{AuthId: begun.ID}); err != nil {
+		t.Errorf("taking the approval back: %v", err)
+	}
+	_, err = b.AuthApprove(ctx, &headscalev1.AuthApproveRequest{AuthId: begun.ID})
+	refused(t, err, codes.FailedPrecondition, "rejected before")
+	_, err = b.AuthApprove(ctx, &headscalev1.AuthApproveRequest{AuthId: tailnet.RegistrationPrefix + strings.Repeat("b", 24)})
 	refused(t, err, codes.NotFound, "")
 	_, err = b.AuthApprove(ctx, &headscalev1.AuthApproveRequest{AuthId: "nonsense"})
 	refused(t, err, codes.InvalidArgument, "is not a registration key")
 
-	b.user(t, "alice", "")
 	digits := strings.Repeat("0", 63) + "7"
 	if _, err := b.DebugCreateNode(ctx, &headscalev1.DebugCreateNodeRequest{Name: "box", User: "alice", Key: digits}); err != nil {
 		t.Fatal(err)

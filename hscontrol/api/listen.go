@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
@@ -23,7 +25,9 @@ const (
 )
 
 // Local is a gRPC server for the unix socket: who can open it may do everything.
-func (s *Server) Local(opts ...grpc.ServerOption) *grpc.Server { return s.listener(s.trust, opts) }
+func (s *Server) Local(opts ...grpc.ServerOption) *grpc.Server {
+	return s.listener(s.trust, append([]grpc.ServerOption{grpc.Creds(socketCredentials{})}, opts...))
+}
 
 // Remote is a gRPC server for TCP: each call needs an API key, "authorization: Bearer hskey-api-…". TLS is an option.
 func (s *Server) Remote(opts ...grpc.ServerOption) *grpc.Server {
@@ -36,7 +40,7 @@ func (s *Server) listener(who grpc.UnaryServerInterceptor, opts []grpc.ServerOpt
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(connectTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime}),
-		grpc.ChainUnaryInterceptor(s.guard, who),
+		grpc.ChainUnaryInterceptor(s.guard, who, s.tell),
 	}, opts...)
 	g := grpc.NewServer(opts...)
 	headscalev1.RegisterHeadscaleServiceServer(g, s)
@@ -64,4 +68,19 @@ func (s *Server) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		log.Error("call failed", "err", err)
 	}
 	return nil, answer
+}
+
+// ProblemHeader is where every answer carries what its caller should be told loudly, a sentence for each value.
+const ProblemHeader = "headscale-problem-bin"
+
+// tell adds to the answer that a policy is not in force as it should be.
+func (s *Server) tell(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if s.cfg.Problems != nil {
+		for _, p := range s.cfg.Problems() {
+			if mayReach(ctx, p.TailnetID) {
+				_ = grpc.SetHeader(ctx, metadata.Pairs(ProblemHeader, fmt.Sprintf("tailnet %s: %s", p.Tailnet, p.Text))) // what matters is the answer
+			}
+		}
+	}
+	return next(ctx, req)
 }

@@ -13,6 +13,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -50,7 +51,7 @@ func (s *Server) approve(ctx context.Context, ref, userRef, tailnetName string) 
 // whose it will be.
 func (s *Server) AuthApprove(ctx context.Context, req *headscalev1.AuthApproveRequest) (*headscalev1.AuthApproveResponse, error) {
 	resp := &headscalev1.AuthApproveResponse{}
-	reg, err := s.waiting(ctx, req.GetAuthId(), s.cfg.ApproveCheck)
+	reg, err := s.waiting(ctx, req.GetAuthId(), true)
 	if err != nil || reg == nil {
 		return resp, err
 	}
@@ -60,7 +61,7 @@ func (s *Server) AuthApprove(ctx context.Context, req *headscalev1.AuthApproveRe
 // AuthReject refuses a client that wants to join, or a login that waits for a person.
 func (s *Server) AuthReject(ctx context.Context, req *headscalev1.AuthRejectRequest) (*headscalev1.AuthRejectResponse, error) {
 	resp := &headscalev1.AuthRejectResponse{}
-	reg, err := s.waiting(ctx, req.GetAuthId(), s.cfg.RejectCheck)
+	reg, err := s.waiting(ctx, req.GetAuthId(), false)
 	if err != nil || reg == nil {
 		return resp, err
 	}
@@ -68,13 +69,15 @@ func (s *Server) AuthReject(ctx context.Context, req *headscalev1.AuthRejectRequ
 }
 
 // waiting decides on the login of that ID, if there is one; else it finds the registration.
-func (s *Server) waiting(ctx context.Context, id string, decide func(context.Context, string) error) (*tailnet.Registration, error) {
+func (s *Server) waiting(ctx context.Context, id string, approve bool) (*tailnet.Registration, error) {
 	ref, err := tailnet.ParseRegistrationRef(id)
 	if err != nil {
 		return nil, invalid("%w", err)
 	}
-	if decide != nil && ref.ID != "" {
-		if err := decide(ctx, ref.ID); !errors.Is(err, tailnet.ErrNotFound) {
+	if ref.ID != "" {
+		by := callerOf(ctx)
+		_, err := s.cfg.Store.DecideSSHCheck(ctx, store.SSHDecision{ID: ref.ID, Approve: approve, By: by.who, Within: by.tailnet})
+		if !errors.Is(err, tailnet.ErrNotFound) {
 			return nil, err
 		}
 	}

@@ -1,14 +1,11 @@
 package state
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-
-	"github.com/tailscale/hujson"
 
 	"github.com/keelscale/keelscale/hscontrol/policy"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -16,8 +13,13 @@ import (
 
 // Problem is something that people should be told loudly, in the log, by `headscale health` and by every CLI answer.
 type Problem struct {
-	Tailnet string
-	Text    string
+	TailnetID tailnet.ID
+	Tailnet   string
+	Text      string
+
+	// Stored is the version of the policy that cannot be used, and InForce the one that is used instead, 0 for none.
+	// Both are 0 where the problem is another.
+	Stored, InForce uint64
 }
 
 // Problems are the tailnets whose stored policy cannot be used, and what is in force instead.
@@ -26,15 +28,32 @@ func (s *State) Problems() []Problem {
 	defer s.mu.RUnlock()
 	var out []Problem
 	for _, id := range slices.Sorted(maps.Keys(s.problems)) {
-		name := ""
+		p := s.problems[id]
+		p.TailnetID = id
 		if f := s.feeds[id]; f != nil {
 			if e := f.Load(); e != nil {
-				name = e.Tailnet.Name
+				p.Tailnet = e.Tailnet.Name
 			}
 		}
-		out = append(out, Problem{Tailnet: name, Text: s.problems[id]})
+		out = append(out, p)
 	}
 	return out
+}
+
+// AwaitPolicy returns when the view of a tailnet knows this version of its policy or a later one, or when ctx ends.
+func (s *State) AwaitPolicy(ctx context.Context, id tailnet.ID, version uint64) error {
+	for {
+		done := s.Round()
+		v := s.View(id)
+		if v == nil || v.Snapshot.Policy != nil && v.Snapshot.Policy.ID >= version {
+			return nil
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for policy version %d to be in force: %w", version, ctx.Err())
+		}
+	}
 }
 
 // CheckPolicy says whether text would be accepted as the policy of a tailnet now: it is parsed, compiled and its tests
@@ -56,8 +75,9 @@ func (s *State) CheckPolicy(id tailnet.ID, text string) (warnings []string, err 
 
 // compiledFrom remembers which version the policy in force was read from.
 type compiledFrom struct {
-	version *tailnet.PolicyVersion
-	parsed  *policy.Policy // nil: none, so everybody sees everybody
+	version *tailnet.PolicyVersion // the newest that is stored
+	inForce uint64                 // the version that parsed is; 0: none
+	parsed  *policy.Policy         // nil: none, so everybody sees everybody
 }
 
 // compile is the policy of prev where nothing that it can tell apart moved, else a new one. A stored policy that cannot
@@ -69,22 +89,25 @@ func (s *State) compile(ctx context.Context, next, prev *View) *policy.Compiled 
 		return prev.Policy
 	}
 	if !sameText {
-		parsed, fault := s.parseStored(ctx, next, had)
-		s.setProblem(next.Tailnet.ID, fault)
-		if fault != "" {
-			s.log.Error("the stored policy cannot be used", "tailnet", next.Tailnet.Name, "err", fault)
+		read, problem := s.parseStored(ctx, next, had)
+		s.setProblem(next.Tailnet.ID, problem)
+		if problem.Text != "" {
+			s.log.Error("the stored policy cannot be used", "tailnet", next.Tailnet.Name, "err", problem.Text)
 		}
-		had = compiledFrom{version: next.Snapshot.Policy, parsed: parsed}
+		had = read
 		s.follow.policies[next.Tailnet.ID] = had
 	}
 	compiled, err := policy.Compile(had.parsed, next.Snapshot)
 	if err == nil {
+		if !sameText {
+			s.logWarnings(next.Tailnet.Name, compiled.Warnings())
+		}
 		return compiled
 	}
 	// It compiled when it was accepted, so the users or nodes changed since in a way that it does not stand. Until it is
 	// mended nobody gains anything: those that it knew keep what they had.
 	s.log.Error("the policy in force cannot be compiled any more", "tailnet", next.Tailnet.Name, "err", err)
-	s.setProblem(next.Tailnet.ID, fmt.Sprintf("the policy in force cannot be compiled any more: %v", err))
+	s.setProblem(next.Tailnet.ID, Problem{Text: fmt.Sprintf("the policy in force cannot be compiled any more: %v", err)})
 	if prev != nil {
 		return prev.Policy
 	}
@@ -93,6 +116,19 @@ func (s *State) compile(ctx context.Context, next, prev *View) *policy.Compiled 
 		panic("the policy that denies everything does not compile: " + err.Error())
 	}
 	return compiled
+}
+
+// loggedWarnings bounds what a policy writes to the log when it is loaded.
+const loggedWarnings = 20
+
+func (s *State) logWarnings(name string, warnings []string) {
+	for i, w := range warnings {
+		if i == loggedWarnings {
+			s.log.Warn("the policy has more warnings: see headscale policy check", "tailnet", name, "more", len(warnings)-i)
+			return
+		}
+		s.log.Warn("the policy has a warning", "tailnet", name, "warning", w)
+	}
 }
 
 // denyAll is the policy in force where there is no usable one.
@@ -104,41 +140,48 @@ func denyAll() *policy.Policy {
 	return deny
 }
 
-// parseStored reads the newest stored policy, and where it cannot be used, the newest before it that can. The fault
+// parseStored reads the newest stored policy, and where it cannot be used, the newest before it that can. The problem
 // says what is wrong and what is in force instead.
-func (s *State) parseStored(ctx context.Context, next *View, had compiledFrom) (parsed *policy.Policy, fault string) {
+func (s *State) parseStored(ctx context.Context, next *View, had compiledFrom) (compiledFrom, Problem) {
 	version := next.Snapshot.Policy
 	if version == nil {
-		return nil, ""
+		return compiledFrom{}, Problem{}
 	}
 	parsed, compiled, err := usable(version.Text, next.Snapshot)
 	if err == nil {
 		if failing := compiled.Test(next.Snapshot); failing != nil {
 			s.log.Warn("the policy in force would not be accepted today", "tailnet", next.Tailnet.Name, "err", failing)
 		}
-		return parsed, ""
+		return compiledFrom{version, version.ID, parsed}, Problem{}
 	}
-	fault = fmt.Sprintf("policy version %d from %s cannot be used: %v", version.ID, version.Source, err)
-	if had.version != nil {
-		return had.parsed, fmt.Sprintf("%s; version %d stays in force", fault, had.version.ID)
+	read, instead := s.beforeIt(ctx, version, next, had)
+	read.version = version
+	fault := fmt.Sprintf("policy version %d from %s cannot be used: %v; %s", version.ID, version.Source, err, instead)
+	return read, Problem{Text: fault, Stored: version.ID, InForce: read.inForce}
+}
+
+// beforeIt is the policy that stays in force, or comes into force, when a version cannot be used.
+func (s *State) beforeIt(ctx context.Context, version *tailnet.PolicyVersion, next *View, had compiledFrom) (read compiledFrom, instead string) {
+	if had.inForce != 0 {
+		return had, fmt.Sprintf("version %d stays in force", had.inForce)
 	}
 	versions, err := s.store.ListPolicies(ctx, next.Tailnet.ID)
 	if err != nil {
-		fault += fmt.Sprintf("; reading the versions before it: %v", err)
+		instead = fmt.Sprintf("reading the versions before it: %v; ", err)
 	}
-	slices.SortFunc(versions, func(a, b *tailnet.PolicyVersion) int { return int(b.ID) - int(a.ID) })
+	slices.SortFunc(versions, func(a, b *tailnet.PolicyVersion) int { return cmp.Compare(b.ID, a.ID) })
 	for _, v := range versions {
 		if v.ID >= version.ID {
 			continue
 		}
 		if parsed, _, err := usable(v.Text, next.Snapshot); err == nil {
-			return parsed, fmt.Sprintf("%s; version %d is in force instead", fault, v.ID)
+			return compiledFrom{inForce: v.ID, parsed: parsed}, fmt.Sprintf("version %d is in force instead", v.ID)
 		}
 	}
-	return denyAll(), fault + "; there is no earlier one that can, so everything is denied"
+	return compiledFrom{parsed: denyAll()}, instead + "there is no earlier one that can, so everything is denied"
 }
 
-// usable reads and compiles a policy, and refuses what this server cannot do yet although the language has it.
+// usable reads and compiles a policy.
 func usable(text string, snapshot *tailnet.Snapshot) (*policy.Policy, *policy.Compiled, error) {
 	parsed, err := policy.Parse(text)
 	if err != nil {
@@ -148,28 +191,15 @@ func usable(text string, snapshot *tailnet.Snapshot) (*policy.Policy, *policy.Co
 	if err != nil {
 		return nil, nil, err
 	}
-	if checksSSH(text) {
-		return nil, nil, fmt.Errorf(`%w: ssh: action "check" is not supported by this version of the server: use "accept", or leave the rule out`, tailnet.ErrInvalid)
-	}
 	return parsed, compiled, nil
 }
 
-// checksSSH reports whether a policy that was understood has an SSH rule that asks for a check.
-func checksSSH(text string) bool {
-	plain, err := hujson.Standardize([]byte(text))
-	if err != nil {
-		return false
-	}
-	var p struct{ SSH []struct{ Action string } }
-	return json.Unmarshal(plain, &p) == nil && slices.ContainsFunc(p.SSH, func(r struct{ Action string }) bool { return strings.TrimSpace(r.Action) == "check" })
-}
-
-func (s *State) setProblem(id tailnet.ID, text string) {
+func (s *State) setProblem(id tailnet.ID, p Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if text == "" {
+	if p.Text == "" {
 		delete(s.problems, id)
 		return
 	}
-	s.problems[id] = text
+	s.problems[id] = p
 }

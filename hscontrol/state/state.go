@@ -46,7 +46,7 @@ type State struct {
 	settings *Settings
 	derpMap  *tailcfg.DERPMap
 	pinless  *tailcfg.DERPMap
-	problems map[tailnet.ID]string
+	problems map[tailnet.ID]Problem
 
 	// What only the follower touches.
 	follow struct {
@@ -69,7 +69,7 @@ func New(ctx context.Context, cfg Config) (*State, error) {
 		feeds:    map[tailnet.ID]*Feed{},
 		nodes:    map[key.NodePublic]located{},
 		settings: cfg.Settings, derpMap: cfg.DERPMap, pinless: withoutPins(cfg.DERPMap),
-		problems: map[tailnet.ID]string{},
+		problems: map[tailnet.ID]Problem{},
 	}
 	if s.now == nil {
 		s.now = time.Now

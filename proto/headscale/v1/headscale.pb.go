@@ -27,7 +27,7 @@ var File_headscale_v1_headscale_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\n" +
-	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xcc\x1c\n" +
+	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\x8e \n" +
 	"\x10HeadscaleService\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.headscale.v1.CreateUserRequest\x1a .headscale.v1.CreateUserResponse\x12O\n" +
@@ -71,7 +71,14 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\fDeleteApiKey\x12!.headscale.v1.DeleteApiKeyRequest\x1a\".headscale.v1.DeleteApiKeyResponse\x12L\n" +
 	"\tGetPolicy\x12\x1e.headscale.v1.GetPolicyRequest\x1a\x1f.headscale.v1.GetPolicyResponse\x12L\n" +
 	"\tSetPolicy\x12\x1e.headscale.v1.SetPolicyRequest\x1a\x1f.headscale.v1.SetPolicyResponse\x12R\n" +
-	"\vCheckPolicy\x12 .headscale.v1.CheckPolicyRequest\x1a!.headscale.v1.CheckPolicyResponse\x12X\n" +
+	"\vCheckPolicy\x12 .headscale.v1.CheckPolicyRequest\x1a!.headscale.v1.CheckPolicyResponse\x12O\n" +
+	"\n" +
+	"TestPolicy\x12\x1f.headscale.v1.TestPolicyRequest\x1a .headscale.v1.TestPolicyResponse\x12O\n" +
+	"\n" +
+	"DiffPolicy\x12\x1f.headscale.v1.DiffPolicyRequest\x1a .headscale.v1.DiffPolicyResponse\x12X\n" +
+	"\rExplainPolicy\x12\".headscale.v1.ExplainPolicyRequest\x1a#.headscale.v1.ExplainPolicyResponse\x12g\n" +
+	"\x12ListPolicyVersions\x12'.headscale.v1.ListPolicyVersionsRequest\x1a(.headscale.v1.ListPolicyVersionsResponse\x12[\n" +
+	"\x0eRollbackPolicy\x12#.headscale.v1.RollbackPolicyRequest\x1a$.headscale.v1.RollbackPolicyResponse\x12X\n" +
 	"\rCreateTailnet\x12\".headscale.v1.CreateTailnetRequest\x1a#.headscale.v1.CreateTailnetResponse\x12U\n" +
 	"\fListTailnets\x12!.headscale.v1.ListTailnetsRequest\x1a\".headscale.v1.ListTailnetsResponse\x12X\n" +
 	"\rDeleteTailnet\x12\".headscale.v1.DeleteTailnetRequest\x1a#.headscale.v1.DeleteTailnetResponse\x12C\n" +
@@ -82,92 +89,102 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"GetDERPMap\x12\x1f.headscale.v1.GetDERPMapRequest\x1a .headscale.v1.GetDERPMapResponseB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
 
 var file_headscale_v1_headscale_proto_goTypes = []any{
-	(*CreateUserRequest)(nil),         // 0: headscale.v1.CreateUserRequest
-	(*RenameUserRequest)(nil),         // 1: headscale.v1.RenameUserRequest
-	(*DeleteUserRequest)(nil),         // 2: headscale.v1.DeleteUserRequest
-	(*ListUsersRequest)(nil),          // 3: headscale.v1.ListUsersRequest
-	(*SetUserRoleRequest)(nil),        // 4: headscale.v1.SetUserRoleRequest
-	(*CreatePreAuthKeyRequest)(nil),   // 5: headscale.v1.CreatePreAuthKeyRequest
-	(*ExpirePreAuthKeyRequest)(nil),   // 6: headscale.v1.ExpirePreAuthKeyRequest
-	(*DeletePreAuthKeyRequest)(nil),   // 7: headscale.v1.DeletePreAuthKeyRequest
-	(*ListPreAuthKeysRequest)(nil),    // 8: headscale.v1.ListPreAuthKeysRequest
-	(*DebugCreateNodeRequest)(nil),    // 9: headscale.v1.DebugCreateNodeRequest
-	(*GetNodeRequest)(nil),            // 10: headscale.v1.GetNodeRequest
-	(*SetTagsRequest)(nil),            // 11: headscale.v1.SetTagsRequest
-	(*SetApprovedRoutesRequest)(nil),  // 12: headscale.v1.SetApprovedRoutesRequest
-	(*RegisterNodeRequest)(nil),       // 13: headscale.v1.RegisterNodeRequest
-	(*DeleteNodeRequest)(nil),         // 14: headscale.v1.DeleteNodeRequest
-	(*ExpireNodeRequest)(nil),         // 15: headscale.v1.ExpireNodeRequest
-	(*RenameNodeRequest)(nil),         // 16: headscale.v1.RenameNodeRequest
-	(*ListNodesRequest)(nil),          // 17: headscale.v1.ListNodesRequest
-	(*BackfillNodeIPsRequest)(nil),    // 18: headscale.v1.BackfillNodeIPsRequest
-	(*MoveNodeRequest)(nil),           // 19: headscale.v1.MoveNodeRequest
-	(*SetNodeAddressesRequest)(nil),   // 20: headscale.v1.SetNodeAddressesRequest
-	(*GetRoutesRequest)(nil),          // 21: headscale.v1.GetRoutesRequest
-	(*GetNodeRoutesRequest)(nil),      // 22: headscale.v1.GetNodeRoutesRequest
-	(*EnableRouteRequest)(nil),        // 23: headscale.v1.EnableRouteRequest
-	(*DisableRouteRequest)(nil),       // 24: headscale.v1.DisableRouteRequest
-	(*DeleteRouteRequest)(nil),        // 25: headscale.v1.DeleteRouteRequest
-	(*AuthRegisterRequest)(nil),       // 26: headscale.v1.AuthRegisterRequest
-	(*AuthApproveRequest)(nil),        // 27: headscale.v1.AuthApproveRequest
-	(*AuthRejectRequest)(nil),         // 28: headscale.v1.AuthRejectRequest
-	(*CreateApiKeyRequest)(nil),       // 29: headscale.v1.CreateApiKeyRequest
-	(*ExpireApiKeyRequest)(nil),       // 30: headscale.v1.ExpireApiKeyRequest
-	(*ListApiKeysRequest)(nil),        // 31: headscale.v1.ListApiKeysRequest
-	(*DeleteApiKeyRequest)(nil),       // 32: headscale.v1.DeleteApiKeyRequest
-	(*GetPolicyRequest)(nil),          // 33: headscale.v1.GetPolicyRequest
-	(*SetPolicyRequest)(nil),          // 34: headscale.v1.SetPolicyRequest
-	(*CheckPolicyRequest)(nil),        // 35: headscale.v1.CheckPolicyRequest
-	(*CreateTailnetRequest)(nil),      // 36: headscale.v1.CreateTailnetRequest
-	(*ListTailnetsRequest)(nil),       // 37: headscale.v1.ListTailnetsRequest
-	(*DeleteTailnetRequest)(nil),      // 38: headscale.v1.DeleteTailnetRequest
-	(*HealthRequest)(nil),             // 39: headscale.v1.HealthRequest
-	(*GetStatusRequest)(nil),          // 40: headscale.v1.GetStatusRequest
-	(*ReloadRequest)(nil),             // 41: headscale.v1.ReloadRequest
-	(*GetDERPMapRequest)(nil),         // 42: headscale.v1.GetDERPMapRequest
-	(*CreateUserResponse)(nil),        // 43: headscale.v1.CreateUserResponse
-	(*RenameUserResponse)(nil),        // 44: headscale.v1.RenameUserResponse
-	(*DeleteUserResponse)(nil),        // 45: headscale.v1.DeleteUserResponse
-	(*ListUsersResponse)(nil),         // 46: headscale.v1.ListUsersResponse
-	(*SetUserRoleResponse)(nil),       // 47: headscale.v1.SetUserRoleResponse
-	(*CreatePreAuthKeyResponse)(nil),  // 48: headscale.v1.CreatePreAuthKeyResponse
-	(*ExpirePreAuthKeyResponse)(nil),  // 49: headscale.v1.ExpirePreAuthKeyResponse
-	(*DeletePreAuthKeyResponse)(nil),  // 50: headscale.v1.DeletePreAuthKeyResponse
-	(*ListPreAuthKeysResponse)(nil),   // 51: headscale.v1.ListPreAuthKeysResponse
-	(*DebugCreateNodeResponse)(nil),   // 52: headscale.v1.DebugCreateNodeResponse
-	(*GetNodeResponse)(nil),           // 53: headscale.v1.GetNodeResponse
-	(*SetTagsResponse)(nil),           // 54: headscale.v1.SetTagsResponse
-	(*SetApprovedRoutesResponse)(nil), // 55: headscale.v1.SetApprovedRoutesResponse
-	(*RegisterNodeResponse)(nil),      // 56: headscale.v1.RegisterNodeResponse
-	(*DeleteNodeResponse)(nil),        // 57: headscale.v1.DeleteNodeResponse
-	(*ExpireNodeResponse)(nil),        // 58: headscale.v1.ExpireNodeResponse
-	(*RenameNodeResponse)(nil),        // 59: headscale.v1.RenameNodeResponse
-	(*ListNodesResponse)(nil),         // 60: headscale.v1.ListNodesResponse
-	(*BackfillNodeIPsResponse)(nil),   // 61: headscale.v1.BackfillNodeIPsResponse
-	(*MoveNodeResponse)(nil),          // 62: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesResponse)(nil),  // 63: headscale.v1.SetNodeAddressesResponse
-	(*GetRoutesResponse)(nil),         // 64: headscale.v1.GetRoutesResponse
-	(*GetNodeRoutesResponse)(nil),     // 65: headscale.v1.GetNodeRoutesResponse
-	(*EnableRouteResponse)(nil),       // 66: headscale.v1.EnableRouteResponse
-	(*DisableRouteResponse)(nil),      // 67: headscale.v1.DisableRouteResponse
-	(*DeleteRouteResponse)(nil),       // 68: headscale.v1.DeleteRouteResponse
-	(*AuthRegisterResponse)(nil),      // 69: headscale.v1.AuthRegisterResponse
-	(*AuthApproveResponse)(nil),       // 70: headscale.v1.AuthApproveResponse
-	(*AuthRejectResponse)(nil),        // 71: headscale.v1.AuthRejectResponse
-	(*CreateApiKeyResponse)(nil),      // 72: headscale.v1.CreateApiKeyResponse
-	(*ExpireApiKeyResponse)(nil),      // 73: headscale.v1.ExpireApiKeyResponse
-	(*ListApiKeysResponse)(nil),       // 74: headscale.v1.ListApiKeysResponse
-	(*DeleteApiKeyResponse)(nil),      // 75: headscale.v1.DeleteApiKeyResponse
-	(*GetPolicyResponse)(nil),         // 76: headscale.v1.GetPolicyResponse
-	(*SetPolicyResponse)(nil),         // 77: headscale.v1.SetPolicyResponse
-	(*CheckPolicyResponse)(nil),       // 78: headscale.v1.CheckPolicyResponse
-	(*CreateTailnetResponse)(nil),     // 79: headscale.v1.CreateTailnetResponse
-	(*ListTailnetsResponse)(nil),      // 80: headscale.v1.ListTailnetsResponse
-	(*DeleteTailnetResponse)(nil),     // 81: headscale.v1.DeleteTailnetResponse
-	(*HealthResponse)(nil),            // 82: headscale.v1.HealthResponse
-	(*GetStatusResponse)(nil),         // 83: headscale.v1.GetStatusResponse
-	(*ReloadResponse)(nil),            // 84: headscale.v1.ReloadResponse
-	(*GetDERPMapResponse)(nil),        // 85: headscale.v1.GetDERPMapResponse
+	(*CreateUserRequest)(nil),          // 0: headscale.v1.CreateUserRequest
+	(*RenameUserRequest)(nil),          // 1: headscale.v1.RenameUserRequest
+	(*DeleteUserRequest)(nil),          // 2: headscale.v1.DeleteUserRequest
+	(*ListUsersRequest)(nil),           // 3: headscale.v1.ListUsersRequest
+	(*SetUserRoleRequest)(nil),         // 4: headscale.v1.SetUserRoleRequest
+	(*CreatePreAuthKeyRequest)(nil),    // 5: headscale.v1.CreatePreAuthKeyRequest
+	(*ExpirePreAuthKeyRequest)(nil),    // 6: headscale.v1.ExpirePreAuthKeyRequest
+	(*DeletePreAuthKeyRequest)(nil),    // 7: headscale.v1.DeletePreAuthKeyRequest
+	(*ListPreAuthKeysRequest)(nil),     // 8: headscale.v1.ListPreAuthKeysRequest
+	(*DebugCreateNodeRequest)(nil),     // 9: headscale.v1.DebugCreateNodeRequest
+	(*GetNodeRequest)(nil),             // 10: headscale.v1.GetNodeRequest
+	(*SetTagsRequest)(nil),             // 11: headscale.v1.SetTagsRequest
+	(*SetApprovedRoutesRequest)(nil),   // 12: headscale.v1.SetApprovedRoutesRequest
+	(*RegisterNodeRequest)(nil),        // 13: headscale.v1.RegisterNodeRequest
+	(*DeleteNodeRequest)(nil),          // 14: headscale.v1.DeleteNodeRequest
+	(*ExpireNodeRequest)(nil),          // 15: headscale.v1.ExpireNodeRequest
+	(*RenameNodeRequest)(nil),          // 16: headscale.v1.RenameNodeRequest
+	(*ListNodesRequest)(nil),           // 17: headscale.v1.ListNodesRequest
+	(*BackfillNodeIPsRequest)(nil),     // 18: headscale.v1.BackfillNodeIPsRequest
+	(*MoveNodeRequest)(nil),            // 19: headscale.v1.MoveNodeRequest
+	(*SetNodeAddressesRequest)(nil),    // 20: headscale.v1.SetNodeAddressesRequest
+	(*GetRoutesRequest)(nil),           // 21: headscale.v1.GetRoutesRequest
+	(*GetNodeRoutesRequest)(nil),       // 22: headscale.v1.GetNodeRoutesRequest
+	(*EnableRouteRequest)(nil),         // 23: headscale.v1.EnableRouteRequest
+	(*DisableRouteRequest)(nil),        // 24: headscale.v1.DisableRouteRequest
+	(*DeleteRouteRequest)(nil),         // 25: headscale.v1.DeleteRouteRequest
+	(*AuthRegisterRequest)(nil),        // 26: headscale.v1.AuthRegisterRequest
+	(*AuthApproveRequest)(nil),         // 27: headscale.v1.AuthApproveRequest
+	(*AuthRejectRequest)(nil),          // 28: headscale.v1.AuthRejectRequest
+	(*CreateApiKeyRequest)(nil),        // 29: headscale.v1.CreateApiKeyRequest
+	(*ExpireApiKeyRequest)(nil),        // 30: headscale.v1.ExpireApiKeyRequest
+	(*ListApiKeysRequest)(nil),         // 31: headscale.v1.ListApiKeysRequest
+	(*DeleteApiKeyRequest)(nil),        // 32: headscale.v1.DeleteApiKeyRequest
+	(*GetPolicyRequest)(nil),           // 33: headscale.v1.GetPolicyRequest
+	(*SetPolicyRequest)(nil),           // 34: headscale.v1.SetPolicyRequest
+	(*CheckPolicyRequest)(nil),         // 35: headscale.v1.CheckPolicyRequest
+	(*TestPolicyRequest)(nil),          // 36: headscale.v1.TestPolicyRequest
+	(*DiffPolicyRequest)(nil),          // 37: headscale.v1.DiffPolicyRequest
+	(*ExplainPolicyRequest)(nil),       // 38: headscale.v1.ExplainPolicyRequest
+	(*ListPolicyVersionsRequest)(nil),  // 39: headscale.v1.ListPolicyVersionsRequest
+	(*RollbackPolicyRequest)(nil),      // 40: headscale.v1.RollbackPolicyRequest
+	(*CreateTailnetRequest)(nil),       // 41: headscale.v1.CreateTailnetRequest
+	(*ListTailnetsRequest)(nil),        // 42: headscale.v1.ListTailnetsRequest
+	(*DeleteTailnetRequest)(nil),       // 43: headscale.v1.DeleteTailnetRequest
+	(*HealthRequest)(nil),              // 44: headscale.v1.HealthRequest
+	(*GetStatusRequest)(nil),           // 45: headscale.v1.GetStatusRequest
+	(*ReloadRequest)(nil),              // 46: headscale.v1.ReloadRequest
+	(*GetDERPMapRequest)(nil),          // 47: headscale.v1.GetDERPMapRequest
+	(*CreateUserResponse)(nil),         // 48: headscale.v1.CreateUserResponse
+	(*RenameUserResponse)(nil),         // 49: headscale.v1.RenameUserResponse
+	(*DeleteUserResponse)(nil),         // 50: headscale.v1.DeleteUserResponse
+	(*ListUsersResponse)(nil),          // 51: headscale.v1.ListUsersResponse
+	(*SetUserRoleResponse)(nil),        // 52: headscale.v1.SetUserRoleResponse
+	(*CreatePreAuthKeyResponse)(nil),   // 53: headscale.v1.CreatePreAuthKeyResponse
+	(*ExpirePreAuthKeyResponse)(nil),   // 54: headscale.v1.ExpirePreAuthKeyResponse
+	(*DeletePreAuthKeyResponse)(nil),   // 55: headscale.v1.DeletePreAuthKeyResponse
+	(*ListPreAuthKeysResponse)(nil),    // 56: headscale.v1.ListPreAuthKeysResponse
+	(*DebugCreateNodeResponse)(nil),    // 57: headscale.v1.DebugCreateNodeResponse
+	(*GetNodeResponse)(nil),            // 58: headscale.v1.GetNodeResponse
+	(*SetTagsResponse)(nil),            // 59: headscale.v1.SetTagsResponse
+	(*SetApprovedRoutesResponse)(nil),  // 60: headscale.v1.SetApprovedRoutesResponse
+	(*RegisterNodeResponse)(nil),       // 61: headscale.v1.RegisterNodeResponse
+	(*DeleteNodeResponse)(nil),         // 62: headscale.v1.DeleteNodeResponse
+	(*ExpireNodeResponse)(nil),         // 63: headscale.v1.ExpireNodeResponse
+	(*RenameNodeResponse)(nil),         // 64: headscale.v1.RenameNodeResponse
+	(*ListNodesResponse)(nil),          // 65: headscale.v1.ListNodesResponse
+	(*BackfillNodeIPsResponse)(nil),    // 66: headscale.v1.BackfillNodeIPsResponse
+	(*MoveNodeResponse)(nil),           // 67: headscale.v1.MoveNodeResponse
+	(*SetNodeAddressesResponse)(nil),   // 68: headscale.v1.SetNodeAddressesResponse
+	(*GetRoutesResponse)(nil),          // 69: headscale.v1.GetRoutesResponse
+	(*GetNodeRoutesResponse)(nil),      // 70: headscale.v1.GetNodeRoutesResponse
+	(*EnableRouteResponse)(nil),        // 71: headscale.v1.EnableRouteResponse
+	(*DisableRouteResponse)(nil),       // 72: headscale.v1.DisableRouteResponse
+	(*DeleteRouteResponse)(nil),        // 73: headscale.v1.DeleteRouteResponse
+	(*AuthRegisterResponse)(nil),       // 74: headscale.v1.AuthRegisterResponse
+	(*AuthApproveResponse)(nil),        // 75: headscale.v1.AuthApproveResponse
+	(*AuthRejectResponse)(nil),         // 76: headscale.v1.AuthRejectResponse
+	(*CreateApiKeyResponse)(nil),       // 77: headscale.v1.CreateApiKeyResponse
+	(*ExpireApiKeyResponse)(nil),       // 78: headscale.v1.ExpireApiKeyResponse
+	(*ListApiKeysResponse)(nil),        // 79: headscale.v1.ListApiKeysResponse
+	(*DeleteApiKeyResponse)(nil),       // 80: headscale.v1.DeleteApiKeyResponse
+	(*GetPolicyResponse)(nil),          // 81: headscale.v1.GetPolicyResponse
+	(*SetPolicyResponse)(nil),          // 82: headscale.v1.SetPolicyResponse
+	(*CheckPolicyResponse)(nil),        // 83: headscale.v1.CheckPolicyResponse
+	(*TestPolicyResponse)(nil),         // 84: headscale.v1.TestPolicyResponse
+	(*DiffPolicyResponse)(nil),         // 85: headscale.v1.DiffPolicyResponse
+	(*ExplainPolicyResponse)(nil),      // 86: headscale.v1.ExplainPolicyResponse
+	(*ListPolicyVersionsResponse)(nil), // 87: headscale.v1.ListPolicyVersionsResponse
+	(*RollbackPolicyResponse)(nil),     // 88: headscale.v1.RollbackPolicyResponse
+	(*CreateTailnetResponse)(nil),      // 89: headscale.v1.CreateTailnetResponse
+	(*ListTailnetsResponse)(nil),       // 90: headscale.v1.ListTailnetsResponse
+	(*DeleteTailnetResponse)(nil),      // 91: headscale.v1.DeleteTailnetResponse
+	(*HealthResponse)(nil),             // 92: headscale.v1.HealthResponse
+	(*GetStatusResponse)(nil),          // 93: headscale.v1.GetStatusResponse
+	(*ReloadResponse)(nil),             // 94: headscale.v1.ReloadResponse
+	(*GetDERPMapResponse)(nil),         // 95: headscale.v1.GetDERPMapResponse
 }
 var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	0,  // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
@@ -206,58 +223,68 @@ var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	33, // 33: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
 	34, // 34: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
 	35, // 35: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
-	36, // 36: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
-	37, // 37: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
-	38, // 38: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
-	39, // 39: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
-	40, // 40: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
-	41, // 41: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
-	42, // 42: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
-	43, // 43: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
-	44, // 44: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
-	45, // 45: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
-	46, // 46: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
-	47, // 47: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
-	48, // 48: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
-	49, // 49: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
-	50, // 50: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
-	51, // 51: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
-	52, // 52: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
-	53, // 53: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
-	54, // 54: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
-	55, // 55: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
-	56, // 56: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
-	57, // 57: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
-	58, // 58: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
-	59, // 59: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
-	60, // 60: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
-	61, // 61: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
-	62, // 62: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
-	63, // 63: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
-	64, // 64: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
-	65, // 65: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
-	66, // 66: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
-	67, // 67: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
-	68, // 68: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
-	69, // 69: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
-	70, // 70: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
-	71, // 71: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
-	72, // 72: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
-	73, // 73: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
-	74, // 74: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
-	75, // 75: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
-	76, // 76: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
-	77, // 77: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
-	78, // 78: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
-	79, // 79: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
-	80, // 80: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
-	81, // 81: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
-	82, // 82: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
-	83, // 83: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
-	84, // 84: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
-	85, // 85: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
-	43, // [43:86] is the sub-list for method output_type
-	0,  // [0:43] is the sub-list for method input_type
+	36, // 36: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
+	37, // 37: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
+	38, // 38: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
+	39, // 39: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
+	40, // 40: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
+	41, // 41: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
+	42, // 42: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
+	43, // 43: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
+	44, // 44: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
+	45, // 45: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
+	46, // 46: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
+	47, // 47: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
+	48, // 48: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
+	49, // 49: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
+	50, // 50: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
+	51, // 51: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
+	52, // 52: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
+	53, // 53: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
+	54, // 54: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
+	55, // 55: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
+	56, // 56: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
+	57, // 57: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
+	58, // 58: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
+	59, // 59: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
+	60, // 60: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
+	61, // 61: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
+	62, // 62: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
+	63, // 63: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
+	64, // 64: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
+	65, // 65: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
+	66, // 66: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
+	67, // 67: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
+	68, // 68: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
+	69, // 69: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
+	70, // 70: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
+	71, // 71: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
+	72, // 72: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
+	73, // 73: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
+	74, // 74: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
+	75, // 75: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
+	76, // 76: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
+	77, // 77: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
+	78, // 78: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
+	79, // 79: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
+	80, // 80: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
+	81, // 81: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
+	82, // 82: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
+	83, // 83: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
+	84, // 84: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
+	85, // 85: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
+	86, // 86: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
+	87, // 87: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
+	88, // 88: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
+	89, // 89: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
+	90, // 90: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
+	91, // 91: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
+	92, // 92: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
+	93, // 93: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
+	94, // 94: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
+	95, // 95: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
+	48, // [48:96] is the sub-list for method output_type
+	0,  // [0:48] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

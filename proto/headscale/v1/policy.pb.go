@@ -26,8 +26,10 @@ const (
 
 type SetPolicyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`     // HuJSON
-	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`          // HuJSON
+	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`      // empty: "default"
+	Note          string                 `protobuf:"bytes,101,opt,name=note,proto3" json:"note,omitempty"`            // kept with the version: why
+	Unapprove     bool                   `protobuf:"varint,102,opt,name=unapprove,proto3" json:"unapprove,omitempty"` // take back the approval of routes that only autoApprovers of the former policy approve
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -76,11 +78,27 @@ func (x *SetPolicyRequest) GetTailnet() string {
 	return ""
 }
 
+func (x *SetPolicyRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *SetPolicyRequest) GetUnapprove() bool {
+	if x != nil {
+		return x.Unapprove
+	}
+	return false
+}
+
 type SetPolicyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	Warnings      []string               `protobuf:"bytes,100,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Version       uint64                 `protobuf:"varint,101,opt,name=version,proto3" json:"version,omitempty"`
+	Unapproved    []*UnapprovedRoute     `protobuf:"bytes,102,rep,name=unapproved,proto3" json:"unapproved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,16 +154,91 @@ func (x *SetPolicyResponse) GetWarnings() []string {
 	return nil
 }
 
+func (x *SetPolicyResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SetPolicyResponse) GetUnapproved() []*UnapprovedRoute {
+	if x != nil {
+		return x.Unapproved
+	}
+	return nil
+}
+
+type UnapprovedRoute struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Route         string                 `protobuf:"bytes,3,opt,name=route,proto3" json:"route,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnapprovedRoute) Reset() {
+	*x = UnapprovedRoute{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnapprovedRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnapprovedRoute) ProtoMessage() {}
+
+func (x *UnapprovedRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnapprovedRoute.ProtoReflect.Descriptor instead.
+func (*UnapprovedRoute) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UnapprovedRoute) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *UnapprovedRoute) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *UnapprovedRoute) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
 type GetPolicyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
+	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`  // empty: "default"
+	Version       uint64                 `protobuf:"varint,101,opt,name=version,proto3" json:"version,omitempty"` // 0: the one in force
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[2]
+	mi := &file_headscale_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -157,7 +250,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[2]
+	mi := &file_headscale_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -170,7 +263,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetPolicyRequest) GetTailnet() string {
@@ -180,18 +273,29 @@ func (x *GetPolicyRequest) GetTailnet() string {
 	return ""
 }
 
+func (x *GetPolicyRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type GetPolicyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"` // as it was written, comments included
 	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	Source        string                 `protobuf:"bytes,100,opt,name=source,proto3" json:"source,omitempty"` // where it came from: cli, api, a file
+	Source        string                 `protobuf:"bytes,100,opt,name=source,proto3" json:"source,omitempty"` // by which door it came: cli, api, a file
+	Version       uint64                 `protobuf:"varint,101,opt,name=version,proto3" json:"version,omitempty"`
+	Author        string                 `protobuf:"bytes,102,opt,name=author,proto3" json:"author,omitempty"` // who set it; empty: not known
+	Origin        string                 `protobuf:"bytes,103,opt,name=origin,proto3" json:"origin,omitempty"` // from where
+	Note          string                 `protobuf:"bytes,104,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[3]
+	mi := &file_headscale_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +307,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[3]
+	mi := &file_headscale_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +320,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetPolicyResponse) GetPolicy() string {
@@ -240,6 +344,34 @@ func (x *GetPolicyResponse) GetSource() string {
 	return ""
 }
 
+func (x *GetPolicyResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GetPolicyResponse) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 type CheckPolicyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
@@ -250,7 +382,7 @@ type CheckPolicyRequest struct {
 
 func (x *CheckPolicyRequest) Reset() {
 	*x = CheckPolicyRequest{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[4]
+	mi := &file_headscale_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -262,7 +394,7 @@ func (x *CheckPolicyRequest) String() string {
 func (*CheckPolicyRequest) ProtoMessage() {}
 
 func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[4]
+	mi := &file_headscale_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -275,7 +407,7 @@ func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
 func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CheckPolicyRequest) GetPolicy() string {
@@ -301,7 +433,7 @@ type CheckPolicyResponse struct {
 
 func (x *CheckPolicyResponse) Reset() {
 	*x = CheckPolicyResponse{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[5]
+	mi := &file_headscale_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +445,7 @@ func (x *CheckPolicyResponse) String() string {
 func (*CheckPolicyResponse) ProtoMessage() {}
 
 func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[5]
+	mi := &file_headscale_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +458,7 @@ func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
 func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CheckPolicyResponse) GetWarnings() []string {
@@ -336,31 +468,1350 @@ func (x *CheckPolicyResponse) GetWarnings() []string {
 	return nil
 }
 
+type TestPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`   // empty: the one in force
+	Tailnet       string                 `protobuf:"bytes,2,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestPolicyRequest) Reset() {
+	*x = TestPolicyRequest{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestPolicyRequest) ProtoMessage() {}
+
+func (x *TestPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestPolicyRequest.ProtoReflect.Descriptor instead.
+func (*TestPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TestPolicyRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *TestPolicyRequest) GetTailnet() string {
+	if x != nil {
+		return x.Tailnet
+	}
+	return ""
+}
+
+type TestPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tests         []*PolicyTest          `protobuf:"bytes,1,rep,name=tests,proto3" json:"tests,omitempty"`
+	Passed        uint32                 `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	Failed        uint32                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestPolicyResponse) Reset() {
+	*x = TestPolicyResponse{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestPolicyResponse) ProtoMessage() {}
+
+func (x *TestPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestPolicyResponse.ProtoReflect.Descriptor instead.
+func (*TestPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TestPolicyResponse) GetTests() []*PolicyTest {
+	if x != nil {
+		return x.Tests
+	}
+	return nil
+}
+
+func (x *TestPolicyResponse) GetPassed() uint32 {
+	if x != nil {
+		return x.Passed
+	}
+	return 0
+}
+
+func (x *TestPolicyResponse) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *TestPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// PolicyTest is one entry of tests or sshTests.
+type PolicyTest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Section       string                 `protobuf:"bytes,1,opt,name=section,proto3" json:"section,omitempty"` // tests or sshTests
+	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`    // from 0
+	Line          uint32                 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
+	Src           string                 `protobuf:"bytes,4,opt,name=src,proto3" json:"src,omitempty"`
+	Passed        bool                   `protobuf:"varint,5,opt,name=passed,proto3" json:"passed,omitempty"`
+	Failures      []string               `protobuf:"bytes,6,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyTest) Reset() {
+	*x = PolicyTest{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyTest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyTest) ProtoMessage() {}
+
+func (x *PolicyTest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyTest.ProtoReflect.Descriptor instead.
+func (*PolicyTest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PolicyTest) GetSection() string {
+	if x != nil {
+		return x.Section
+	}
+	return ""
+}
+
+func (x *PolicyTest) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PolicyTest) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PolicyTest) GetSrc() string {
+	if x != nil {
+		return x.Src
+	}
+	return ""
+}
+
+func (x *PolicyTest) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *PolicyTest) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+type DiffPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`    // the text that would come
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // a version that would come, in place of a text
+	Tailnet       string                 `protobuf:"bytes,3,opt,name=tailnet,proto3" json:"tailnet,omitempty"`  // empty: "default"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffPolicyRequest) Reset() {
+	*x = DiffPolicyRequest{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffPolicyRequest) ProtoMessage() {}
+
+func (x *DiffPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffPolicyRequest.ProtoReflect.Descriptor instead.
+func (*DiffPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DiffPolicyRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *DiffPolicyRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *DiffPolicyRequest) GetTailnet() string {
+	if x != nil {
+		return x.Tailnet
+	}
+	return ""
+}
+
+// DiffPolicyResponse is what another policy changes for whom, held against the nodes as they are.
+type DiffPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changed       bool                   `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"` // anything
+	Loss          bool                   `protobuf:"varint,2,opt,name=loss,proto3" json:"loss,omitempty"`       // somebody can do less than before
+	Packets       []*PacketChange        `protobuf:"bytes,3,rep,name=packets,proto3" json:"packets,omitempty"`
+	Logins        []*LoginChange         `protobuf:"bytes,4,rep,name=logins,proto3" json:"logins,omitempty"`
+	Routes        []*RouteChange         `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
+	Caps          []*CapChange           `protobuf:"bytes,6,rep,name=caps,proto3" json:"caps,omitempty"`
+	Approvals     []*RouteChange         `protobuf:"bytes,7,rep,name=approvals,proto3" json:"approvals,omitempty"` // announced routes that autoApprovers approve, or no longer do; of nobody
+	Warnings      []string               `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Refusal       string                 `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"` // why the policy could not be set as it is; empty: it could
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffPolicyResponse) Reset() {
+	*x = DiffPolicyResponse{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffPolicyResponse) ProtoMessage() {}
+
+func (x *DiffPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffPolicyResponse.ProtoReflect.Descriptor instead.
+func (*DiffPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DiffPolicyResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *DiffPolicyResponse) GetLoss() bool {
+	if x != nil {
+		return x.Loss
+	}
+	return false
+}
+
+func (x *DiffPolicyResponse) GetPackets() []*PacketChange {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
+func (x *DiffPolicyResponse) GetLogins() []*LoginChange {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+func (x *DiffPolicyResponse) GetRoutes() []*RouteChange {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *DiffPolicyResponse) GetCaps() []*CapChange {
+	if x != nil {
+		return x.Caps
+	}
+	return nil
+}
+
+func (x *DiffPolicyResponse) GetApprovals() []*RouteChange {
+	if x != nil {
+		return x.Approvals
+	}
+	return nil
+}
+
+func (x *DiffPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *DiffPolicyResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+type PacketChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lost          bool                   `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	From          []string               `protobuf:"bytes,2,rep,name=from,proto3" json:"from,omitempty"`
+	To            []string               `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
+	Protocols     string                 `protobuf:"bytes,4,opt,name=protocols,proto3" json:"protocols,omitempty"` // "tcp, udp"
+	Ports         string                 `protobuf:"bytes,5,opt,name=ports,proto3" json:"ports,omitempty"`         // "22,80-443" or "*"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PacketChange) Reset() {
+	*x = PacketChange{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PacketChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PacketChange) ProtoMessage() {}
+
+func (x *PacketChange) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PacketChange.ProtoReflect.Descriptor instead.
+func (*PacketChange) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PacketChange) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *PacketChange) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *PacketChange) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *PacketChange) GetProtocols() string {
+	if x != nil {
+		return x.Protocols
+	}
+	return ""
+}
+
+func (x *PacketChange) GetPorts() string {
+	if x != nil {
+		return x.Ports
+	}
+	return ""
+}
+
+type LoginChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          []string               `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
+	To            []string               `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	Login         string                 `protobuf:"bytes,3,opt,name=login,proto3" json:"login,omitempty"`
+	Was           string                 `protobuf:"bytes,4,opt,name=was,proto3" json:"was,omitempty"` // accept, check or deny
+	Is            string                 `protobuf:"bytes,5,opt,name=is,proto3" json:"is,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginChange) Reset() {
+	*x = LoginChange{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginChange) ProtoMessage() {}
+
+func (x *LoginChange) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginChange.ProtoReflect.Descriptor instead.
+func (*LoginChange) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LoginChange) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *LoginChange) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *LoginChange) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *LoginChange) GetWas() string {
+	if x != nil {
+		return x.Was
+	}
+	return ""
+}
+
+func (x *LoginChange) GetIs() string {
+	if x != nil {
+		return x.Is
+	}
+	return ""
+}
+
+type RouteChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lost          bool                   `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	From          []string               `protobuf:"bytes,2,rep,name=from,proto3" json:"from,omitempty"`
+	Router        string                 `protobuf:"bytes,3,opt,name=router,proto3" json:"router,omitempty"`
+	Route         string                 `protobuf:"bytes,4,opt,name=route,proto3" json:"route,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteChange) Reset() {
+	*x = RouteChange{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteChange) ProtoMessage() {}
+
+func (x *RouteChange) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteChange.ProtoReflect.Descriptor instead.
+func (*RouteChange) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RouteChange) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *RouteChange) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *RouteChange) GetRouter() string {
+	if x != nil {
+		return x.Router
+	}
+	return ""
+}
+
+func (x *RouteChange) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+type CapChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lost          bool                   `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	Nodes         []string               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Cap           string                 `protobuf:"bytes,3,opt,name=cap,proto3" json:"cap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapChange) Reset() {
+	*x = CapChange{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapChange) ProtoMessage() {}
+
+func (x *CapChange) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapChange.ProtoReflect.Descriptor instead.
+func (*CapChange) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CapChange) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *CapChange) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *CapChange) GetCap() string {
+	if x != nil {
+		return x.Cap
+	}
+	return ""
+}
+
+type ListPolicyVersionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tailnet       string                 `protobuf:"bytes,1,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`    // 0: 100
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPolicyVersionsRequest) Reset() {
+	*x = ListPolicyVersionsRequest{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPolicyVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPolicyVersionsRequest) ProtoMessage() {}
+
+func (x *ListPolicyVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPolicyVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ListPolicyVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListPolicyVersionsRequest) GetTailnet() string {
+	if x != nil {
+		return x.Tailnet
+	}
+	return ""
+}
+
+func (x *ListPolicyVersionsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListPolicyVersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []*PolicyVersion       `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"` // newest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPolicyVersionsResponse) Reset() {
+	*x = ListPolicyVersionsResponse{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPolicyVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPolicyVersionsResponse) ProtoMessage() {}
+
+func (x *ListPolicyVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPolicyVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListPolicyVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListPolicyVersionsResponse) GetVersions() []*PolicyVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+type PolicyVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Source        string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	Author        string                 `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	Origin        string                 `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
+	Note          string                 `protobuf:"bytes,6,opt,name=note,proto3" json:"note,omitempty"`
+	InForce       bool                   `protobuf:"varint,7,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyVersion) Reset() {
+	*x = PolicyVersion{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyVersion) ProtoMessage() {}
+
+func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
+func (*PolicyVersion) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PolicyVersion) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PolicyVersion) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *PolicyVersion) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+// RollbackPolicyRequest asks for the text of an older version as a new one.
+type RollbackPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Tailnet       string                 `protobuf:"bytes,2,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
+	Note          string                 `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	Unapprove     bool                   `protobuf:"varint,4,opt,name=unapprove,proto3" json:"unapprove,omitempty"` // as of SetPolicyRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyRequest) Reset() {
+	*x = RollbackPolicyRequest{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyRequest) ProtoMessage() {}
+
+func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RollbackPolicyRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RollbackPolicyRequest) GetTailnet() string {
+	if x != nil {
+		return x.Tailnet
+	}
+	return ""
+}
+
+func (x *RollbackPolicyRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *RollbackPolicyRequest) GetUnapprove() bool {
+	if x != nil {
+		return x.Unapprove
+	}
+	return false
+}
+
+type RollbackPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // the new one
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Unapproved    []*UnapprovedRoute     `protobuf:"bytes,4,rep,name=unapproved,proto3" json:"unapproved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyResponse) Reset() {
+	*x = RollbackPolicyResponse{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyResponse) ProtoMessage() {}
+
+func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RollbackPolicyResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RollbackPolicyResponse) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetUnapproved() []*UnapprovedRoute {
+	if x != nil {
+		return x.Unapproved
+	}
+	return nil
+}
+
+type ExplainPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`       // a node, a host, an address; a user or tag stands for its first node
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`           // the same as HOST:PORT
+	Proto         string                 `protobuf:"bytes,3,opt,name=proto,proto3" json:"proto,omitempty"`     // empty: tcp
+	Ssh           string                 `protobuf:"bytes,4,opt,name=ssh,proto3" json:"ssh,omitempty"`         // login name: ask about a login by Tailscale SSH
+	Policy        string                 `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`   // a text that is not in force; empty: the one that is
+	Tailnet       string                 `protobuf:"bytes,6,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyRequest) Reset() {
+	*x = ExplainPolicyRequest{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyRequest) ProtoMessage() {}
+
+func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExplainPolicyRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetProto() string {
+	if x != nil {
+		return x.Proto
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetSsh() string {
+	if x != nil {
+		return x.Ssh
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetTailnet() string {
+	if x != nil {
+		return x.Tailnet
+	}
+	return ""
+}
+
+type ExplainPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Outcome       string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"` // accept, deny, or for logins also check
+	Rule          *PolicyRule            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`       // what allows it; of a no the rule that comes nearest; absent: there is none
+	Steps         []string               `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`     // how each end leads to the rule
+	Lacks         []string               `protobuf:"bytes,5,rep,name=lacks,proto3" json:"lacks,omitempty"`     // of a no: what that rule lacks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyResponse) Reset() {
+	*x = ExplainPolicyResponse{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyResponse) ProtoMessage() {}
+
+func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ExplainPolicyResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *ExplainPolicyResponse) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *ExplainPolicyResponse) GetRule() *PolicyRule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetSteps() []string {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetLacks() []string {
+	if x != nil {
+		return x.Lacks
+	}
+	return nil
+}
+
+type PolicyRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Section       string                 `protobuf:"bytes,1,opt,name=section,proto3" json:"section,omitempty"` // grants, acls, ssh, or default where there are no rules
+	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`    // from 0
+	Line          uint32                 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`      // 0 for the default
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`       // as JSON
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRule) Reset() {
+	*x = PolicyRule{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRule) ProtoMessage() {}
+
+func (x *PolicyRule) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
+func (*PolicyRule) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PolicyRule) GetSection() string {
+	if x != nil {
+		return x.Section
+	}
+	return ""
+}
+
+func (x *PolicyRule) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PolicyRule) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PolicyRule) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_headscale_v1_policy_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x19headscale/v1/policy.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n" +
+	"\x19headscale/v1/policy.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"v\n" +
 	"\x10SetPolicyRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x18\n" +
-	"\atailnet\x18d \x01(\tR\atailnet\"\x82\x01\n" +
+	"\atailnet\x18d \x01(\tR\atailnet\x12\x12\n" +
+	"\x04note\x18e \x01(\tR\x04note\x12\x1c\n" +
+	"\tunapprove\x18f \x01(\bR\tunapprove\"\xdb\x01\n" +
 	"\x11SetPolicyResponse\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x129\n" +
 	"\n" +
 	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1a\n" +
-	"\bwarnings\x18d \x03(\tR\bwarnings\",\n" +
+	"\bwarnings\x18d \x03(\tR\bwarnings\x12\x18\n" +
+	"\aversion\x18e \x01(\x04R\aversion\x12=\n" +
+	"\n" +
+	"unapproved\x18f \x03(\v2\x1d.headscale.v1.UnapprovedRouteR\n" +
+	"unapproved\"T\n" +
+	"\x0fUnapprovedRoute\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05route\x18\x03 \x01(\tR\x05route\"F\n" +
 	"\x10GetPolicyRequest\x12\x18\n" +
-	"\atailnet\x18d \x01(\tR\atailnet\"~\n" +
+	"\atailnet\x18d \x01(\tR\atailnet\x12\x18\n" +
+	"\aversion\x18e \x01(\x04R\aversion\"\xdc\x01\n" +
 	"\x11GetPolicyResponse\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x129\n" +
 	"\n" +
 	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x16\n" +
-	"\x06source\x18d \x01(\tR\x06source\"F\n" +
+	"\x06source\x18d \x01(\tR\x06source\x12\x18\n" +
+	"\aversion\x18e \x01(\x04R\aversion\x12\x16\n" +
+	"\x06author\x18f \x01(\tR\x06author\x12\x16\n" +
+	"\x06origin\x18g \x01(\tR\x06origin\x12\x12\n" +
+	"\x04note\x18h \x01(\tR\x04note\"F\n" +
 	"\x12CheckPolicyRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x18\n" +
 	"\atailnet\x18d \x01(\tR\atailnet\"1\n" +
 	"\x13CheckPolicyResponse\x12\x1a\n" +
-	"\bwarnings\x18d \x03(\tR\bwarningsB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
+	"\bwarnings\x18d \x03(\tR\bwarnings\"E\n" +
+	"\x11TestPolicyRequest\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x18\n" +
+	"\atailnet\x18\x02 \x01(\tR\atailnet\"\x90\x01\n" +
+	"\x12TestPolicyResponse\x12.\n" +
+	"\x05tests\x18\x01 \x03(\v2\x18.headscale.v1.PolicyTestR\x05tests\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\rR\x06passed\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\rR\x06failed\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"\x96\x01\n" +
+	"\n" +
+	"PolicyTest\x12\x18\n" +
+	"\asection\x18\x01 \x01(\tR\asection\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\rR\x04line\x12\x10\n" +
+	"\x03src\x18\x04 \x01(\tR\x03src\x12\x16\n" +
+	"\x06passed\x18\x05 \x01(\bR\x06passed\x12\x1a\n" +
+	"\bfailures\x18\x06 \x03(\tR\bfailures\"_\n" +
+	"\x11DiffPolicyRequest\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x18\n" +
+	"\atailnet\x18\x03 \x01(\tR\atailnet\"\xfa\x02\n" +
+	"\x12DiffPolicyResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x12\x12\n" +
+	"\x04loss\x18\x02 \x01(\bR\x04loss\x124\n" +
+	"\apackets\x18\x03 \x03(\v2\x1a.headscale.v1.PacketChangeR\apackets\x121\n" +
+	"\x06logins\x18\x04 \x03(\v2\x19.headscale.v1.LoginChangeR\x06logins\x121\n" +
+	"\x06routes\x18\x05 \x03(\v2\x19.headscale.v1.RouteChangeR\x06routes\x12+\n" +
+	"\x04caps\x18\x06 \x03(\v2\x17.headscale.v1.CapChangeR\x04caps\x127\n" +
+	"\tapprovals\x18\a \x03(\v2\x19.headscale.v1.RouteChangeR\tapprovals\x12\x1a\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\x18\n" +
+	"\arefusal\x18\t \x01(\tR\arefusal\"z\n" +
+	"\fPacketChange\x12\x12\n" +
+	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x12\n" +
+	"\x04from\x18\x02 \x03(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x03(\tR\x02to\x12\x1c\n" +
+	"\tprotocols\x18\x04 \x01(\tR\tprotocols\x12\x14\n" +
+	"\x05ports\x18\x05 \x01(\tR\x05ports\"i\n" +
+	"\vLoginChange\x12\x12\n" +
+	"\x04from\x18\x01 \x03(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x03(\tR\x02to\x12\x14\n" +
+	"\x05login\x18\x03 \x01(\tR\x05login\x12\x10\n" +
+	"\x03was\x18\x04 \x01(\tR\x03was\x12\x0e\n" +
+	"\x02is\x18\x05 \x01(\tR\x02is\"c\n" +
+	"\vRouteChange\x12\x12\n" +
+	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x12\n" +
+	"\x04from\x18\x02 \x03(\tR\x04from\x12\x16\n" +
+	"\x06router\x18\x03 \x01(\tR\x06router\x12\x14\n" +
+	"\x05route\x18\x04 \x01(\tR\x05route\"G\n" +
+	"\tCapChange\x12\x12\n" +
+	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x10\n" +
+	"\x03cap\x18\x03 \x01(\tR\x03cap\"K\n" +
+	"\x19ListPolicyVersionsRequest\x12\x18\n" +
+	"\atailnet\x18\x01 \x01(\tR\atailnet\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"U\n" +
+	"\x1aListPolicyVersionsResponse\x127\n" +
+	"\bversions\x18\x01 \x03(\v2\x1b.headscale.v1.PolicyVersionR\bversions\"\xdb\x01\n" +
+	"\rPolicyVersion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x129\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x16\n" +
+	"\x06author\x18\x04 \x01(\tR\x06author\x12\x16\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\x12\x12\n" +
+	"\x04note\x18\x06 \x01(\tR\x04note\x12\x19\n" +
+	"\bin_force\x18\a \x01(\bR\ainForce\"}\n" +
+	"\x15RollbackPolicyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
+	"\atailnet\x18\x02 \x01(\tR\atailnet\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\x12\x1c\n" +
+	"\tunapprove\x18\x04 \x01(\bR\tunapprove\"\xc8\x01\n" +
+	"\x16RollbackPolicyResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x129\n" +
+	"\n" +
+	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\x12=\n" +
+	"\n" +
+	"unapproved\x18\x04 \x03(\v2\x1d.headscale.v1.UnapprovedRouteR\n" +
+	"unapproved\"\x94\x01\n" +
+	"\x14ExplainPolicyRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x14\n" +
+	"\x05proto\x18\x03 \x01(\tR\x05proto\x12\x10\n" +
+	"\x03ssh\x18\x04 \x01(\tR\x03ssh\x12\x16\n" +
+	"\x06policy\x18\x05 \x01(\tR\x06policy\x12\x18\n" +
+	"\atailnet\x18\x06 \x01(\tR\atailnet\"\xa5\x01\n" +
+	"\x15ExplainPolicyResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12,\n" +
+	"\x04rule\x18\x03 \x01(\v2\x18.headscale.v1.PolicyRuleR\x04rule\x12\x14\n" +
+	"\x05steps\x18\x04 \x03(\tR\x05steps\x12\x14\n" +
+	"\x05lacks\x18\x05 \x03(\tR\x05lacks\"d\n" +
+	"\n" +
+	"PolicyRule\x12\x18\n" +
+	"\asection\x18\x01 \x01(\tR\asection\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\rR\x04line\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04textB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
 
 var (
 	file_headscale_v1_policy_proto_rawDescOnce sync.Once
@@ -374,24 +1825,54 @@ func file_headscale_v1_policy_proto_rawDescGZIP() []byte {
 	return file_headscale_v1_policy_proto_rawDescData
 }
 
-var file_headscale_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_headscale_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_headscale_v1_policy_proto_goTypes = []any{
-	(*SetPolicyRequest)(nil),      // 0: headscale.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),     // 1: headscale.v1.SetPolicyResponse
-	(*GetPolicyRequest)(nil),      // 2: headscale.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),     // 3: headscale.v1.GetPolicyResponse
-	(*CheckPolicyRequest)(nil),    // 4: headscale.v1.CheckPolicyRequest
-	(*CheckPolicyResponse)(nil),   // 5: headscale.v1.CheckPolicyResponse
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*SetPolicyRequest)(nil),           // 0: headscale.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),          // 1: headscale.v1.SetPolicyResponse
+	(*UnapprovedRoute)(nil),            // 2: headscale.v1.UnapprovedRoute
+	(*GetPolicyRequest)(nil),           // 3: headscale.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),          // 4: headscale.v1.GetPolicyResponse
+	(*CheckPolicyRequest)(nil),         // 5: headscale.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),        // 6: headscale.v1.CheckPolicyResponse
+	(*TestPolicyRequest)(nil),          // 7: headscale.v1.TestPolicyRequest
+	(*TestPolicyResponse)(nil),         // 8: headscale.v1.TestPolicyResponse
+	(*PolicyTest)(nil),                 // 9: headscale.v1.PolicyTest
+	(*DiffPolicyRequest)(nil),          // 10: headscale.v1.DiffPolicyRequest
+	(*DiffPolicyResponse)(nil),         // 11: headscale.v1.DiffPolicyResponse
+	(*PacketChange)(nil),               // 12: headscale.v1.PacketChange
+	(*LoginChange)(nil),                // 13: headscale.v1.LoginChange
+	(*RouteChange)(nil),                // 14: headscale.v1.RouteChange
+	(*CapChange)(nil),                  // 15: headscale.v1.CapChange
+	(*ListPolicyVersionsRequest)(nil),  // 16: headscale.v1.ListPolicyVersionsRequest
+	(*ListPolicyVersionsResponse)(nil), // 17: headscale.v1.ListPolicyVersionsResponse
+	(*PolicyVersion)(nil),              // 18: headscale.v1.PolicyVersion
+	(*RollbackPolicyRequest)(nil),      // 19: headscale.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil),     // 20: headscale.v1.RollbackPolicyResponse
+	(*ExplainPolicyRequest)(nil),       // 21: headscale.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),      // 22: headscale.v1.ExplainPolicyResponse
+	(*PolicyRule)(nil),                 // 23: headscale.v1.PolicyRule
+	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
 }
 var file_headscale_v1_policy_proto_depIdxs = []int32{
-	6, // 0: headscale.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
-	6, // 1: headscale.v1.GetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	24, // 0: headscale.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	2,  // 1: headscale.v1.SetPolicyResponse.unapproved:type_name -> headscale.v1.UnapprovedRoute
+	24, // 2: headscale.v1.GetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	9,  // 3: headscale.v1.TestPolicyResponse.tests:type_name -> headscale.v1.PolicyTest
+	12, // 4: headscale.v1.DiffPolicyResponse.packets:type_name -> headscale.v1.PacketChange
+	13, // 5: headscale.v1.DiffPolicyResponse.logins:type_name -> headscale.v1.LoginChange
+	14, // 6: headscale.v1.DiffPolicyResponse.routes:type_name -> headscale.v1.RouteChange
+	15, // 7: headscale.v1.DiffPolicyResponse.caps:type_name -> headscale.v1.CapChange
+	14, // 8: headscale.v1.DiffPolicyResponse.approvals:type_name -> headscale.v1.RouteChange
+	18, // 9: headscale.v1.ListPolicyVersionsResponse.versions:type_name -> headscale.v1.PolicyVersion
+	24, // 10: headscale.v1.PolicyVersion.created_at:type_name -> google.protobuf.Timestamp
+	24, // 11: headscale.v1.RollbackPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	2,  // 12: headscale.v1.RollbackPolicyResponse.unapproved:type_name -> headscale.v1.UnapprovedRoute
+	23, // 13: headscale.v1.ExplainPolicyResponse.rule:type_name -> headscale.v1.PolicyRule
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_headscale_v1_policy_proto_init() }
@@ -405,7 +1886,7 @@ func file_headscale_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_headscale_v1_policy_proto_rawDesc), len(file_headscale_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
