@@ -1,7 +1,7 @@
 // Package console serves the small web pages of the server: how to connect, whom an administrator is about to let in
 // and with which command, and the configuration files for Apple and Windows machines.
 //
-// A request goes console.go (which page) -> language.go (in which language) -> register.go, profile.go (what it says)
+// A request goes console.go (which page) -> language.go (in which language) -> register.go, login.go, profile.go (what it says)
 // -> page.go (how it is written). Pages change nothing: approving is done at the command line.
 package console
 
@@ -24,6 +24,10 @@ type Config struct {
 	// Registration finds a machine that waits for approval; the error wraps tailnet.ErrNotFound where there is none.
 	// Nil means that none ever waits. The store's FindRegistration fits.
 	Registration func(context.Context, tailnet.RegistrationRef) (*tailnet.Registration, error)
+
+	// Login finds a login by SSH that waits for approval, by its ID in the form of a registration's; the error wraps
+	// tailnet.ErrNotFound where there is none. Nil means that none ever waits.
+	Login func(ctx context.Context, id string) (*Login, error)
 
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time

@@ -68,6 +68,9 @@ func (c *Console) register(w http.ResponseWriter, r *http.Request) {
 	if ok {
 		state, reg = c.find(r.Context(), ref)
 	}
+	if state == unknown && ref.ID != "" && c.login(w, r, ref.ID) {
+		return
+	}
 	v := verdict[state]
 	if r.Header.Get("Accept") == "application/json" {
 		answerState(w, v.status, state)

@@ -5,6 +5,7 @@
 //
 //	GET /key -> POST or GET /ts2021 (Noise, noise.go) -> HTTP/2 inside it ->
 //	POST /machine/register (register.go) -> POST /machine/map (map.go): an open stream (session.go) and short updates.
+//	GET /machine/ssh/action/... (sshcheck.go): a login at the client waits for a person.
 package control
 
 import (
@@ -112,6 +113,7 @@ func (c *Control) machineRoutes() http.Handler {
 	mux.HandleFunc("POST /machine/register", c.serveRegister)
 	mux.HandleFunc("POST /machine/map", c.serveMap)
 	mux.HandleFunc("/machine/ping-response", c.servePingResponse)
+	mux.HandleFunc("GET /machine/ssh/action/{src}/to/{dst}", c.serveSSHAction)
 	c.handleSmall(mux)
 	return mux
 }

@@ -24,7 +24,6 @@ func (c *Control) handleSmall(mux *http.ServeMux) {
 		"POST /machine/id-token":         "this server issues no identity tokens",
 		"/machine/webclient/":            "this server does not confirm sessions of the device web interface",
 		"/machine/tka/":                  "tailnet lock is not enabled on this server",
-		"/machine/ssh/action/":           "this server has no SSH session that waits for a check",
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { http.Error(w, why, http.StatusForbidden) })
 	}
