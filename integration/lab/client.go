@@ -33,6 +33,8 @@ func (h *Host) Tailscale(version string) *Client {
 		h.lab.t.Skipf("the client %s is not built: run integration/clients.sh %s", version, version)
 	}
 	h.path = append(h.path, clientDir(version))
+	h.questions = append(h.questions, "timeout 5 tailscale status",
+		`timeout 5 tailscale debug netmap | grep -E '"(Endpoints|HomeDERP|Name|Online)"|:[0-9]+",?$'`)
 	c := &Client{Host: h, Version: version}
 	// The socket has another name outside, where the tests run.
 	c.local = &local.Client{Socket: h.inside("/run/tailscale/tailscaled.sock"), UseSocketOnly: true}

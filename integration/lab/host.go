@@ -26,6 +26,8 @@ type Host struct {
 	path   []string  // directories before the machine's PATH
 	addr   netip.Addr
 	cables []cable
+
+	questions []string // lines to type when the scene has failed
 }
 
 // furnish is what a holder does in its fresh namespaces before it waits for the end. /etc is the

@@ -149,6 +149,7 @@ func (l *Lab) Holds(d time.Duration, what string, ok func() error) {
 // close stops the programs, then the hosts, then the thread they hang on, and looks whether all is gone.
 func (l *Lab) close() {
 	if l.t.Failed() {
+		l.inquire()
 		l.tellLogs()
 	}
 	l.mu.Lock()
@@ -176,6 +177,16 @@ func (l *Lab) forget(p *Process) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.procs = slices.DeleteFunc(l.procs, func(q *Process) bool { return q == p })
+}
+
+// inquire asks the servers and clients of a failed scene how things stand.
+func (l *Lab) inquire() {
+	for _, h := range l.hosts {
+		for _, line := range h.questions {
+			out, err := h.Quietly(line)
+			l.t.Logf("── asked after the failure: %s$ %s (%v)\n%s", h.Name, line, err, out)
+		}
+	}
 }
 
 // tellLogs prints the end of every program's log, so that a failure in CI can be read.

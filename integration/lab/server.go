@@ -22,6 +22,7 @@ func (h *Host) Headscale(config string) *Server {
 		h.Write("/etc/headscale/config.yaml", config)
 	}
 	s := &Server{Host: h}
+	h.questions = append(h.questions, "headscale nodes list", "headscale nodes list -o json | grep -E 'givenName|endpoints|:[0-9]+\"'")
 	s.Boot()
 	return s
 }
