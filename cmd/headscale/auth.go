@@ -37,7 +37,7 @@ func authCommand(use, short string) (cmd *cobra.Command, id *string) {
 var errNoAuthID = errors.New("say which request, as the client or its page shows it: --auth-id ID")
 
 func (c *cli) authApprove() *cobra.Command {
-	cmd, id := authCommand("approve", "confirm a login that waits for a person")
+	cmd, id := authCommand("approve", "confirm a login by SSH that waits for a person")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *id == "" {
 			return errNoAuthID
@@ -54,7 +54,7 @@ func (c *cli) authApprove() *cobra.Command {
 }
 
 func (c *cli) authReject() *cobra.Command {
-	cmd, id := authCommand("reject", "refuse a client that wants to join, or a login that waits for a person")
+	cmd, id := authCommand("reject", "refuse a client that wants to join or a login that waits for a person, or take the approval of a login back")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *id == "" {
 			return errNoAuthID

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api"
 	"github.com/keelscale/keelscale/hscontrol/config"
 )
 
@@ -59,12 +61,31 @@ func (c *cli) askAt(ctx context.Context, where config.Client, do func(context.Co
 	if where.CLI.Address != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+where.CLI.APIKey)
 	}
-	err = do(ctx, headscalev1.NewHeadscaleServiceClient(conn))
+	err = do(ctx, headscalev1.NewHeadscaleServiceClient(loud{conn, c}))
 	if status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the server gave no answer within %s: see its log, or allow more with cli.timeout", timeout)
 	}
 	if text := status.Convert(err).Message(); status.Code(err) == codes.Unavailable && strings.HasPrefix(text, "connection error") {
 		return broken(where, text)
+	}
+	return err
+}
+
+// loud is a connection whose answers may carry what people should be told loudly, beside what they asked.
+type loud struct {
+	*grpc.ClientConn
+	cli *cli
+}
+
+// Invoke makes a call, and tells what came with the answer.
+func (l loud) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	var header metadata.MD
+	err := l.ClientConn.Invoke(ctx, method, args, reply, append(opts, grpc.Header(&header))...)
+	for _, problem := range header.Get(api.ProblemHeader) {
+		if !slices.Contains(l.cli.problems, problem) {
+			l.cli.problems = append(l.cli.problems, problem)
+			l.cli.warn("%s", oneLine(problem))
+		}
 	}
 	return err
 }

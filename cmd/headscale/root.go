@@ -28,8 +28,9 @@ type cli struct {
 	insecure   bool
 	output     string // "", json, json-line or yaml
 	force      bool
-	tailnet    string // of the commands that have --tailnet
-	bypass     bool   // of the policy commands
+	tailnet    string   // of the commands that have --tailnet
+	bypass     bool     // of the policy commands
+	problems   []string // those of the server that were told already
 }
 
 func newCLI(in io.Reader, out, err io.Writer, env []string) *cli {
@@ -66,6 +67,10 @@ type withCode struct {
 
 // complain writes the error: as a sentence, or as JSON for programs.
 func (c *cli) complain(err error, asJSON bool) {
+	var coded withCode
+	if errors.As(err, &coded) {
+		err = coded.error
+	}
 	text := sentence(err)
 	if !asJSON {
 		fmt.Fprintln(c.err, "Error:", text)
