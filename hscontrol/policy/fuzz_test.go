@@ -46,6 +46,14 @@ func FuzzPolicy(f *testing.F) {
 			}
 		}
 		_ = c.Test(s)
+		for _, q := range []policy.Question{{From: "node1", To: "node3", Port: 80}, {From: "node3", To: "node1", SSH: "root"}} {
+			if a, err := c.Explain(s, q); err != nil || a.Allowed != (a.Outcome != "deny") {
+				t.Errorf("%+v: got %+v, %v", q, a, err)
+			}
+		}
+		if same, err := policy.Diff(p, p, s); err != nil || !same.IsEmpty() {
+			t.Errorf("the policy differs from itself: %+v, %v", same, err)
+		}
 		if formatted, err := policy.Format(text); err != nil {
 			t.Errorf("what was read cannot be formatted: %v", err)
 		} else if _, err := policy.Parse(formatted); err != nil {

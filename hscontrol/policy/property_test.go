@@ -313,7 +313,54 @@ func covers(o, rule tailcfg.FilterRule) bool {
 	return slices.Equal(o.IPProto, rule.IPProto) && within(o.SrcIPs, rule.SrcIPs) && within(ports(o), ports(rule))
 }
 
-// TestOrderDoesNotMatter shuffles rules, and renumbers users, and finds the same meaning.
+// renumbered is the same tailnet with other numbers: nodes and users come in another order.
+func renumbered(r *rand.Rand, s *tailnet.Snapshot) *tailnet.Snapshot {
+	users, nodes := r.Perm(len(s.Users)), r.Perm(len(s.Nodes))
+	out := &tailnet.Snapshot{Tailnet: s.Tailnet, Users: map[tailnet.UserID]*tailnet.User{}, Nodes: make([]*tailnet.Node, len(s.Nodes))}
+	for id, u := range s.Users {
+		c := *u
+		c.ID = tailnet.UserID(1 + users[id-1])
+		out.Users[c.ID] = &c
+	}
+	for i, n := range s.Nodes {
+		c := *n
+		c.ID = tailnet.NodeID(1 + nodes[i])
+		if !c.IsTagged() {
+			c.UserID = tailnet.UserID(1 + users[n.UserID-1])
+		}
+		out.Nodes[nodes[i]] = &c
+	}
+	return out
+}
+
+// TestNumbersDoNotMatter gives nodes and users other IDs, and so another order, and finds the same meaning. Rules with
+// via are left out: of several routers with the tag they choose the one with the lowest ID.
+func TestNumbersDoNotMatter(t *testing.T) {
+	for seed := range uint64(100) {
+		r := seeded(seed)
+		s := smallTailnet(r)
+		grants, acls := randomRules(r)
+		text := policyOf(grants, acls)
+		other := renumbered(r, s)
+		one, two := compiled(t, text, s), compiled(t, text, other)
+		twin := func(n *tailnet.Node) tailnet.NodeID { return other.NodeByName(n.GivenName).ID }
+		for _, v := range s.Nodes {
+			if diff := cmp.Diff(sortedFilter(one.Filter(v.ID)), sortedFilter(two.Filter(twin(v)))); diff != "" {
+				t.Fatalf("seed %d: filter of %s depends on the order of nodes or users:\n%s", seed, v.GivenName, diff)
+			}
+			if diff := cmp.Diff(one.Caps(v.ID), two.Caps(twin(v))); diff != "" {
+				t.Fatalf("seed %d: capabilities of %s depend on it:\n%s", seed, v.GivenName, diff)
+			}
+			for _, p := range s.Nodes {
+				if one.Sees(v.ID, p.ID) != two.Sees(twin(v), twin(p)) || !slices.Equal(one.Routes(v.ID, p.ID), two.Routes(twin(v), twin(p))) {
+					t.Fatalf("seed %d: what %s sees of %s depends on the order of nodes or users under\n%s", seed, v.GivenName, p.GivenName, text)
+				}
+			}
+		}
+	}
+}
+
+// TestOrderDoesNotMatter shuffles rules, and finds the same meaning.
 func TestOrderDoesNotMatter(t *testing.T) {
 	for seed := range uint64(100) {
 		r := seeded(seed)
