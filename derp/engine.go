@@ -1,114 +1,253 @@
 package derp
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"expvar"
+	"crypto/tls"
+	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"math"
+	"math/rand/v2"
 	"net"
-	"os"
+	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
-	"tailscale.com/derp/derpserver"
+	"github.com/go4org/hashtriemap"
+	"golang.org/x/time/rate"
+	"tailscale.com/derp"
 	"tailscale.com/types/key"
 )
 
-// engine moves the frames of admitted connections. It is the one place that names the
-// implementation, so that another can take its place without anybody else noticing.
+// engine moves the frames of admitted connections.
 type engine struct {
-	srv *derpserver.Server
+	key      key.NodePrivate
+	self     nodeKey
+	psk      key.DERPMesh
+	admit    Admit
+	patience time.Duration // of a write; 0 for ever
+	metaCert []byte
+	start    time.Time
+	ids      atomic.Uint64
+	bound    atomic.Pointer[Rate]
+	count    counters
+
+	// peers are all that can be reached. It is read without a lock and written under mu.
+	peers hashtriemap.HashTrieMap[nodeKey, *peer]
+
+	mu       sync.Mutex
+	closed   bool
+	open     map[*client]struct{}             // all connections, also those still at the handshake
+	clients  map[*client]struct{}             // those that have joined
+	watchers map[*client]struct{}             // those that are told who comes and goes
+	hearers  map[nodeKey]map[*client]struct{} // who is told when a node is gone
+	retired  traffic                          // of connections that have ended
 }
 
+// defaultPatience is how long a client may refuse to take data.
+const defaultPatience = 2 * time.Second
+
 func newEngine(cfg Config) (*engine, error) {
-	logf := func(format string, args ...any) {
-		if cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
-			cfg.Log.Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
-		}
-	}
-	srv := derpserver.New(cfg.Key, logf)
-	if cfg.Mesh.Key != "" {
-		if err := srv.SetMeshKey(cfg.Mesh.Key); err != nil {
-			return nil, fmt.Errorf("reading the mesh key (64 hex digits): %w", err)
-		}
+	e := &engine{
+		key:      cfg.Key,
+		self:     rawKey(cfg.Key.Public()),
+		admit:    cfg.Admit,
+		patience: defaultPatience,
+		start:    time.Now(),
+		open:     map[*client]struct{}{},
+		clients:  map[*client]struct{}{},
+		watchers: map[*client]struct{}{},
+		hearers:  map[nodeKey]map[*client]struct{}{},
 	}
 	switch {
 	case cfg.WriteTimeout > 0:
-		srv.SetTCPWriteTimeout(cfg.WriteTimeout)
+		e.patience = cfg.WriteTimeout
 	case cfg.WriteTimeout < 0:
-		srv.SetTCPWriteTimeout(0)
+		e.patience = 0
 	}
-	e := &engine{srv: srv}
-	e.setRate(cfg.Rate)
+	if k := strings.TrimSpace(cfg.Mesh.Key); k != "" {
+		psk, err := key.ParseDERPMesh(k)
+		if err != nil {
+			return nil, fmt.Errorf("reading the mesh key (64 hex digits): %w", err)
+		}
+		e.psk = psk
+	}
+	var err error
+	if e.metaCert, err = makeMetaCert(cfg.Key.Public()); err != nil {
+		return nil, fmt.Errorf("making the certificate with the relay's key: %w", err)
+	}
+	e.bound.Store(&cfg.Rate)
 	return e, nil
 }
 
-// serve speaks DERP over conn until either side ends it. It reads from r, which is the gate
-// in front of conn, and closes conn.
-func (e *engine) serve(ctx context.Context, c accepted, r io.Reader) {
-	if c.idealNode != "" {
-		ctx = derpserver.IdealNodeContextKey.WithValue(ctx, c.idealNode)
-	}
-	brw := bufio.NewReadWriter(bufio.NewReader(r), c.writer)
-	e.srv.Accept(ctx, c.conn, brw, c.remote.String())
-}
+// now is the engine's clock.
+func (e *engine) now() time.Duration { return time.Since(e.start) }
 
 // accepted is an upgraded connection on its way to the engine.
 type accepted struct {
 	conn      net.Conn
-	reader    io.Reader     // conn, after what the HTTP server had read ahead
-	writer    *bufio.Writer // to conn
+	abort     func() error // ends conn at once
+	ahead     []byte       // what was read ahead
+	answer    []byte       // what the client is to get first
 	remote    net.Addr
+	chunk     int    // the most bytes of one write; 0 for any
 	idealNode string // the node that the client would rather be on; "" if on it
 }
 
-func (e *engine) close() { e.srv.Close() }
+// begin does the handshake of a new connection. When that fails, the connection is closed.
+func (e *engine) begin(ctx context.Context, a accepted) (*client, error) {
+	c := &client{
+		eng:   e,
+		id:    e.ids.Add(1),
+		conn:  a.conn,
+		under: underneath(a.conn),
+		gone:  make(chan struct{}),
+		ended: make(chan struct{}),
+		abort: a.abort,
+		chunk: a.chunk,
+		in:    source{ahead: a.ahead, conn: a.conn},
+		began: time.Now(),
+	}
+	_, c.sealed = a.conn.(*tls.Conn)
+	c.out.wake = make(chan struct{}, 1)
+	if ap, err := netip.ParseAddrPort(a.remote.String()); err == nil {
+		c.source = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	if !e.admitConn(c) {
+		c.cut()
+		return nil, errors.New("the relay is closed")
+	}
+	if err := e.greet(ctx, c, a); err != nil {
+		e.end(c)
+		return nil, err
+	}
+	return c, nil
+}
 
+func (e *engine) admitConn(c *client) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.open[c] = struct{}{}
+	e.count.accepts.Add(1)
+	return true
+}
+
+// run serves a connection that has begun until it ends, and returns when nothing of it is
+// left.
+func (e *engine) run(c *client) error {
+	c.keepAliveEvery = derp.KeepAlive + rand.N(5*time.Second)
+	c.keepAlive = time.AfterFunc(c.keepAliveEvery, c.tick)
+	c.writer.Add(1) // the handshake left the outbox in the hands of a writer
+	go c.write()
+	err := c.read()
+	e.end(c)
+	return err
+}
+
+// end takes a connection out and waits for its writer.
+func (e *engine) end(c *client) {
+	if c.keepAlive != nil {
+		c.keepAlive.Stop()
+	}
+	e.part(c)
+	c.cut()
+	c.shut()
+	c.writer.Wait()
+	c.setHome(false)
+	e.mu.Lock()
+	delete(e.open, c)
+	e.mu.Unlock()
+	close(c.ended)
+}
+
+// close cuts all connections. Their goroutines end soon after.
+func (e *engine) close() {
+	for _, c := range e.all(true) {
+		c.cut()
+	}
+}
+
+// all returns the connections; shut says that no other is to come.
+func (e *engine) all(shut bool) []*client {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = e.closed || shut
+	list := make([]*client, 0, len(e.open))
+	for c := range e.open {
+		list = append(list, c)
+	}
+	return list
+}
+
+// drain tells the clients that the relay restarts, and closes their connections one after the
+// other, spread over at most the given time, so that they do not all fall upon the next relay
+// at once. It returns when all have left, or ctx ends.
+func (e *engine) drain(ctx context.Context, over time.Duration) {
+	list := e.all(true)
+	if len(list) == 0 {
+		return
+	}
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	step := min(over/time.Duration(len(list)), drainStep)
+	t := time.NewTicker(max(step, time.Millisecond))
+	defer t.Stop()
+	perTick := max(1, int(time.Millisecond*time.Duration(len(list))/over))
+	for i, c := range list {
+		// In milliseconds: when to come back, and how long to try.
+		c.tell(derp.FrameRestarting, []byte{0, 0, 0, 100, 0, 0, 0x75, 0x30})
+		c.leave()
+		if i%perTick != perTick-1 {
+			continue
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	for _, c := range list {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drainStep is the most time between two clients that are sent away.
+const drainStep = 10 * time.Millisecond
+
+func (e *engine) rate() Rate { return *e.bound.Load() }
+
+// setRate changes the bound on clients, and tells them.
 func (e *engine) setRate(v Rate) {
-	e.srv.UpdateRateLimits(derpserver.RateConfig{
-		PerClientRateLimitBytesPerSec: v.PerClient,
-		PerClientRateBurstBytes:       v.Burst,
-	})
+	e.bound.Store(&v)
+	e.mu.Lock()
+	list := make([]*client, 0, len(e.clients))
+	for c := range e.clients {
+		c.limit.Store(e.limiterOf(c))
+		list = append(list, c)
+	}
+	e.mu.Unlock()
+	for _, c := range list {
+		if !c.meshed {
+			c.tell(derp.FrameServerInfo, e.welcome(c.key.public()))
+		}
+	}
+}
+
+// limiterOf is the bound on c.
+func (e *engine) limiterOf(c *client) *rate.Limiter {
+	if c.meshed {
+		return nil
+	}
+	return e.rate().limiter()
 }
 
 // isMeshPeer reports whether a client knows the mesh key; it compares in constant time.
 func (e *engine) isMeshPeer(k key.DERPMesh) bool {
-	return e.srv.HasMeshKey() && !k.IsZero() && e.srv.MeshKey().Equal(k)
-}
-
-// meshKey is what the relays of a mesh know each other by; zero without a mesh.
-func (e *engine) meshKey() key.DERPMesh { return e.srv.MeshKey() }
-
-// metaCert is the certificate that tells a client the relay's key within the TLS handshake,
-// which saves it a round trip.
-func (e *engine) metaCert() []byte { return e.srv.MetaCert() }
-
-// forward sends packets for node by way of f, a link to another relay of the mesh.
-func (e *engine) forward(node key.NodePublic, f forwarder)   { e.srv.AddPacketForwarder(node, f) }
-func (e *engine) unforward(node key.NodePublic, f forwarder) { e.srv.RemovePacketForwarder(node, f) }
-
-type forwarder = derpserver.PacketForwarder
-
-// vars are the engine's counters.
-func (e *engine) vars() expvar.Var { return e.srv.ExpVar(true) }
-
-// LoadRate reads a Rate from a JSON file, the -rate-config of cmd/derper.
-func LoadRate(path string) (Rate, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return Rate{}, fmt.Errorf("reading the rate file: %w", err)
-	}
-	dec := json.NewDecoder(strings.NewReader(string(raw)))
-	dec.DisallowUnknownFields()
-	var v Rate
-	if err := dec.Decode(&v); err != nil {
-		return Rate{}, fmt.Errorf("parsing the rate file %s: %w", path, err)
-	}
-	if v.PerClient > math.MaxInt64 || v.Burst > math.MaxInt64 {
-		return Rate{}, fmt.Errorf("the rate file %s has a rate that is too large", path)
-	}
-	return v, nil
+	return !e.psk.IsZero() && !k.IsZero() && e.psk.Equal(k)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"html"
@@ -84,10 +85,14 @@ func (r *Relay) serveDERP(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "the relay is shutting down", http.StatusServiceUnavailable)
 		return
 	}
-	defer r.conns.open.Done()
+	handedOver := false
+	defer func() {
+		if !handedOver {
+			r.conns.open.Done()
+		}
+	}()
 	// The HTTP server ends its context when it thinks fit; a relay's client stays.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
-	defer cancel()
+	ctx := context.WithoutCancel(req.Context())
 	accept := r.acceptPlain
 	if isWebSocket {
 		accept = r.acceptWebSocket
@@ -98,11 +103,26 @@ func (r *Relay) serveDERP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	conn.idealNode = req.Header.Get(derp.IdealNodeHeader)
-	source, _ := netip.ParseAddrPort(req.RemoteAddr)
-	g := &gate{ctx: ctx, relay: r, source: source.Addr().Unmap(), src: conn.reader}
-	r.engine.serve(ctx, conn, g)
-	if g.refused != nil {
-		r.noteRefused(ctx, g.refused)
+	c, err := r.engine.begin(ctx, conn)
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused):
+		r.noteRefused(ctx, refused)
+		return
+	case err != nil:
+		r.log.DebugContext(ctx, "handshake failed", "source", req.RemoteAddr, "err", err)
+		return
+	}
+	// A goroutine of its own has a small stack, and lets go of all that the request had.
+	handedOver = true
+	go r.serveClient(c)
+}
+
+// serveClient serves a client that has introduced itself until it leaves.
+func (r *Relay) serveClient(c *client) {
+	defer r.conns.open.Done()
+	if err := r.engine.run(c); err != nil {
+		r.log.Debug("connection ended", "source", c.source, "err", err)
 	}
 }
 
@@ -114,25 +134,29 @@ func (r *Relay) acceptPlain(_ context.Context, w http.ResponseWriter, req *http.
 		http.Error(w, "DERP needs HTTP/1.1", http.StatusHTTPVersionNotSupported)
 		return accepted{}, fmt.Errorf("taking over the connection: %w", err)
 	}
+	a := accepted{conn: conn, abort: conn.Close, ahead: readAhead(rw.Reader), remote: conn.RemoteAddr()}
+	switch conn := conn.(type) {
+	case *net.TCPConn:
+		a.conn = newWire(conn, false)
+	case *tls.Conn:
+		a.abort = conn.NetConn().Close // Close of TLS says good-bye first, which may take a while
+	}
 	if req.Header.Get(derp.FastStartHeader) != "1" {
-		fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n"+
+		a.answer = fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n"+
 			"Derp-Version: %d\r\nDerp-Public-Key: %s\r\n\r\n",
 			derp.ProtocolVersion, r.PublicKey().UntypedHexString())
-		// The engine's first flush sends it, together with the server key.
 	}
-	return accepted{conn: conn, reader: afterBuffered(rw.Reader, conn), writer: rw.Writer, remote: conn.RemoteAddr()}, nil
+	return a, nil
 }
 
-// afterBuffered reads what the HTTP server had read ahead, and then conn itself, so that its
-// buffer can go.
-func afterBuffered(ahead *bufio.Reader, conn net.Conn) io.Reader {
-	n := ahead.Buffered()
-	if n == 0 {
-		return conn
-	}
-	head, _ := ahead.Peek(n)
-	return io.MultiReader(bytes.NewReader(bytes.Clone(head)), conn)
+// readAhead is what the HTTP server had read ahead.
+func readAhead(r *bufio.Reader) []byte {
+	head, _ := r.Peek(r.Buffered())
+	return bytes.Clone(head)
 }
+
+// webSocketChunk is the most that one message to a browser holds; libraries bound it.
+const webSocketChunk = 16 << 10
 
 // acceptWebSocket serves clients in a browser.
 func (r *Relay) acceptWebSocket(ctx context.Context, w http.ResponseWriter, req *http.Request) (accepted, error) {
@@ -154,7 +178,7 @@ func (r *Relay) acceptWebSocket(ctx context.Context, w http.ResponseWriter, req 
 	if ap, err := netip.ParseAddrPort(req.RemoteAddr); err == nil {
 		remote = net.TCPAddrFromAddrPort(ap)
 	}
-	return accepted{conn: conn, reader: conn, writer: bufio.NewWriter(conn), remote: remote}, nil
+	return accepted{conn: conn, abort: ws.CloseNow, chunk: webSocketChunk, remote: remote}, nil
 }
 
 // serveProbe answers clients that measure the latency by HTTP, having no UDP.

@@ -55,6 +55,7 @@ func (l *slowListener) Accept() (net.Conn, error) {
 // handshake, which saves them a round trip. base needs GetCertificate or a certificate.
 func (r *Relay) TLSConfig(base *tls.Config) *tls.Config {
 	cfg := base.Clone()
+	cfg.DynamicRecordSizingDisabled = true // we write when there is nothing more to add
 	get := base.GetCertificate
 	if get == nil {
 		get = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -70,7 +71,7 @@ func (r *Relay) TLSConfig(base *tls.Config) *tls.Config {
 			return cert, err
 		}
 		with := *cert // which may be shared
-		with.Certificate = append(slices.Clip(cert.Certificate), r.engine.metaCert())
+		with.Certificate = append(slices.Clip(cert.Certificate), r.engine.metaCert)
 		return &with, nil
 	}
 	return cfg
@@ -79,6 +80,21 @@ func (r *Relay) TLSConfig(base *tls.Config) *tls.Config {
 // acmeProto is the ALPN name of a TLS-ALPN-01 challenge (RFC 8737), whose certificate must
 // stand alone.
 const acmeProto = "acme-tls/1"
+
+// wireListener makes connections that are read in large pieces.
+type wireListener struct {
+	net.Listener
+	tls bool
+}
+
+// Accept implements net.Listener.
+func (l wireListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return newWire(conn, l.tls), nil
+}
 
 // sameHost is addr with another port.
 func sameHost(addr string, port int) string {

@@ -25,9 +25,10 @@ type Mesh struct {
 
 // mesh is the relay's links to the others of its region.
 type mesh struct {
-	stop  context.CancelFunc
-	links []*derphttp.Client
-	done  sync.WaitGroup
+	stop    context.CancelFunc
+	clients []*derphttp.Client
+	links   []*link
+	done    sync.WaitGroup
 }
 
 func startMesh(cfg Config, e *engine) (*mesh, error) {
@@ -58,7 +59,7 @@ func (m *mesh) link(ctx context.Context, cfg Config, e *engine, with string) err
 	if err != nil {
 		return err
 	}
-	c.MeshKey = e.meshKey()
+	c.MeshKey = e.psk
 	c.WatchConnectionChanges = true
 	if dial != "" {
 		var d net.Dialer
@@ -70,11 +71,14 @@ func (m *mesh) link(ctx context.Context, cfg Config, e *engine, with string) err
 			return d.DialContext(ctx, network, net.JoinHostPort(dial, port))
 		})
 	}
-	m.links = append(m.links, c)
+	l := newLink(e, c)
+	m.clients = append(m.clients, c)
+	m.links = append(m.links, l)
+	m.done.Go(l.run)
 	m.done.Go(func() {
 		c.RunWatchConnectionLoop(ctx, cfg.Key.Public(), logf,
-			func(p derp.PeerPresentMessage) { e.forward(p.Key, c) },
-			func(p derp.PeerGoneMessage) { e.unforward(p.Peer, c) },
+			func(p derp.PeerPresentMessage) { e.forward(p.Key, l) },
+			func(p derp.PeerGoneMessage) { e.unforward(p.Peer, l) },
 			func(err error) { log.Warn("mesh link broke", "err", err) })
 	})
 	return nil
@@ -92,8 +96,11 @@ func meshTarget(with string) (url, dial string) {
 
 func (m *mesh) close() {
 	m.stop()
-	for _, c := range m.links {
+	for _, c := range m.clients {
 		c.Close()
+	}
+	for _, l := range m.links {
+		l.close()
 	}
 	m.done.Wait()
 }

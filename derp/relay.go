@@ -2,10 +2,13 @@
 // that cannot reach each other directly, and tells a node by STUN how the world sees it.
 //
 // A connection's way, in the order of the files: run.go (listeners) -> handler.go (the HTTP
-// upgrade) -> gate.go (who is it, and may it come in; the answers are made in admit.go) ->
-// engine.go (the frames). Beside it: cert*.go, stun.go, mesh.go, bootstrap.go, key.go.
+// upgrade) -> handshake.go (who is it, and may it come in; the answers are made in admit.go) ->
+// engine.go (its life from then on).
 //
-// Only engine.go knows which implementation of the DERP frames runs.
+// A packet's way: wire*.go (the socket, read in large pieces) -> conn.go (frames, parsed where
+// they lie) -> clients.go (who is here) -> queue.go (copied once, to where it waits) ->
+// write.go (one write for all that waits), or link.go (to another relay of the mesh). Beside
+// it: limits.go, metrics.go, cert*.go, stun.go, mesh.go, bootstrap.go, key.go.
 package derp
 
 import (
@@ -125,6 +128,20 @@ func (r *Relay) Close() error {
 	r.engine.close()
 	r.conns.open.Wait()
 	return nil
+}
+
+// Drain refuses new clients, tells those that are here that the relay restarts, and sends them
+// away one after the other, over a few seconds when there are many, or until ctx ends. Close
+// ends what is left.
+func (r *Relay) Drain(ctx context.Context) {
+	r.conns.Lock()
+	r.conns.closed = true
+	r.conns.Unlock()
+	over := shutdownGrace
+	if end, ok := ctx.Deadline(); ok {
+		over = time.Until(end)
+	}
+	r.engine.drain(ctx, over*3/4)
 }
 
 // enter counts a connection in and reports whether the relay still takes any. Whoever gets

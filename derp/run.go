@@ -55,8 +55,9 @@ type Bound struct {
 	Relay, HTTP, STUN, Debug netip.AddrPort
 }
 
-// shutdownGrace is how long plain requests may take to finish; relayed connections are cut.
-const shutdownGrace = 2 * time.Second
+// shutdownGrace is how long plain requests may take to finish, and over how long clients are
+// sent away.
+const shutdownGrace = 3 * time.Second
 
 // service is something open that serves until it is stopped.
 type service struct {
@@ -80,6 +81,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		for _, s := range services {
 			wg.Go(func() { s.stop(grace) })
 		}
+		r.Drain(grace)
 		r.Close()
 		wg.Wait()
 	}
@@ -134,6 +136,7 @@ func (r *Relay) openRelay(ctx context.Context, _ Bound) (*service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the relay's port: %w", err)
 	}
+	ln = wireListener{ln, l.Cert != nil}
 	srv := r.httpServer(r.Handler())
 	if l.Cert == nil {
 		return httpService(ln, srv, srv.Serve), nil

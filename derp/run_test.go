@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	ts "tailscale.com/derp"
 	"tailscale.com/derp/derphttp"
 	"tailscale.com/net/netmon"
 	"tailscale.com/net/stun"
@@ -112,8 +113,12 @@ func TestRunEndsWithClientsConnected(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v to end", took)
 	}
-	if _, err := c.Recv(); err == nil {
-		t.Error("the connection survived")
+	m, err := c.Recv()
+	if _, told := m.(ts.ServerRestartingMessage); !told {
+		t.Errorf("got %#v, %v, want to be told that the relay restarts", m, err)
+	}
+	if m, err := c.Recv(); err == nil {
+		t.Errorf("got %#v: the connection survived", m)
 	}
 }
 

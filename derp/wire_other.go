@@ -1,0 +1,14 @@
+//go:build !unix
+
+package derp
+
+import "net"
+
+// wire is what wire_unix.go says, for systems where the socket cannot be waited for.
+type wire struct{ net.Conn }
+
+func newWire(conn net.Conn, _ bool) net.Conn { return conn }
+
+func (*wire) more() bool { return false }
+func (*wire) hold()      {}
+func (*wire) let() error { return nil }

@@ -1,0 +1,189 @@
+//go:build unix
+
+package derp
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// wire is a TCP connection that is read in large pieces and yet holds no buffer while nothing
+// comes: it waits for the socket first, and takes a buffer from the pool when there is
+// something to put into it. It can also hold back what is written, so that several TLS
+// records go in one piece.
+type wire struct {
+	*net.TCPConn
+	raw     syscall.RawConn
+	records bool // the stream is TLS: never hand out more than the rest of one record
+	fill    func(fd uintptr) bool
+
+	// The reader's:
+	in       *[wireSize]byte // nil when there is nothing in it
+	from, to int
+	left     int // of the current record
+	err      error
+
+	out struct {
+		sync.Mutex
+		held *[]byte // nil unless writes are held back
+	}
+}
+
+const (
+	wireSize     = 64 << 10
+	recordHeader = 5
+)
+
+var (
+	wirePool = sync.Pool{New: func() any { return new([wireSize]byte) }}
+	heldPool = sync.Pool{New: func() any { b := make([]byte, 0, wireSize); return &b }}
+)
+
+// newWire wraps a TCP connection; another one it returns as it is. records says that TLS
+// runs over it, from its first byte.
+func newWire(conn net.Conn, records bool) net.Conn {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return conn
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return conn
+	}
+	w := &wire{TCPConn: tcp, raw: raw, records: records}
+	w.fill = w.fillFrom
+	return w
+}
+
+// fillFrom reads what the socket has. It returns false when that is nothing yet.
+func (w *wire) fillFrom(fd uintptr) bool {
+	if w.in == nil {
+		w.in = wirePool.Get().(*[wireSize]byte)
+	}
+	if w.from > 0 {
+		w.to = copy(w.in[:], w.in[w.from:w.to])
+		w.from = 0
+	}
+	for {
+		n, err := syscall.Read(int(fd), w.in[w.to:])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			w.release()
+			return false
+		case err != nil:
+			w.err = err
+		case n == 0:
+			w.err = io.EOF
+		default:
+			w.to += n
+		}
+		return true
+	}
+}
+
+// release gives the buffer back if it is empty.
+func (w *wire) release() {
+	if w.in != nil && w.from == w.to {
+		wirePool.Put(w.in)
+		w.in, w.from, w.to = nil, 0, 0
+	}
+}
+
+// await blocks until n bytes are there.
+func (w *wire) await(n int) error {
+	for w.to-w.from < n {
+		if err := w.raw.Read(w.fill); err != nil {
+			return err
+		}
+		if w.err != nil {
+			w.release()
+			return w.err
+		}
+	}
+	return nil
+}
+
+// Read implements net.Conn.
+func (w *wire) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	need := 1
+	if w.records && w.left == 0 {
+		need = recordHeader
+	}
+	if err := w.await(need); err != nil {
+		return 0, err
+	}
+	have := w.in[w.from:w.to]
+	if w.records {
+		if w.left == 0 {
+			w.left = recordLen(have)
+		}
+		have = have[:min(len(have), w.left)]
+	}
+	n := copy(b, have)
+	w.from += n
+	w.left = max(0, w.left-n)
+	w.release()
+	return n, nil
+}
+
+// more reports whether the next Read, also one through TLS, gets something at once.
+func (w *wire) more() bool {
+	have := w.in
+	if have == nil {
+		return false
+	}
+	if !w.records {
+		return w.from < w.to
+	}
+	if w.left > 0 {
+		return w.to-w.from >= w.left
+	}
+	return w.to-w.from >= recordHeader && w.to-w.from >= recordLen(have[w.from:w.to])
+}
+
+func recordLen(b []byte) int { return recordHeader + int(binary.BigEndian.Uint16(b[3:recordHeader])) }
+
+// Write implements net.Conn.
+func (w *wire) Write(b []byte) (int, error) {
+	w.out.Lock()
+	defer w.out.Unlock()
+	if w.out.held != nil {
+		*w.out.held = append(*w.out.held, b...)
+		return len(b), nil
+	}
+	return w.TCPConn.Write(b)
+}
+
+// hold keeps back what is written until let.
+func (w *wire) hold() {
+	w.out.Lock()
+	defer w.out.Unlock()
+	if w.out.held == nil {
+		w.out.held = heldPool.Get().(*[]byte)
+	}
+}
+
+// let writes what was kept back.
+func (w *wire) let() error {
+	w.out.Lock()
+	held := w.out.held
+	w.out.held = nil
+	w.out.Unlock()
+	if held == nil {
+		return nil
+	}
+	_, err := w.TCPConn.Write(*held)
+	if cap(*held) <= 2*wireSize {
+		*held = (*held)[:0]
+		heldPool.Put(held)
+	}
+	return err
+}
