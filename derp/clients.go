@@ -73,6 +73,9 @@ func (e *engine) join(c *client) {
 func (e *engine) part(c *client) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if _, joined := e.clients[c]; !joined {
+		return
+	}
 	delete(e.clients, c)
 	delete(e.watchers, c)
 	e.retired.add(c)
