@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"tailscale.com/tailcfg"
 
 	"github.com/keelscale/keelscale/hscontrol/api"
 	"github.com/keelscale/keelscale/hscontrol/state"
@@ -70,12 +71,22 @@ func (s *Server) apiConfig() api.Config {
 		AwaitPolicy: s.state.AwaitPolicy,
 		Problems:    s.policyProblems,
 		Approve:     s.auth.Approve,
-		DERPMap:     s.state.DERPMap,
+		DERPMap:     s.clientsDERPMap,
 		Health:      s.Health,
 		Status:      s.status,
 		Reload:      s.Reload,
 		Log:         s.log,
 	}
+}
+
+// clientsDERPMap is the map as the nodes of the default tailnet get it.
+func (s *Server) clientsDERPMap() *tailcfg.DERPMap {
+	for _, v := range s.state.Views() {
+		if v.Tailnet.Name == tailnet.DefaultName {
+			return v.DERPMap
+		}
+	}
+	return s.state.DERPMap()
 }
 
 // policyProblems are the policies that are not in force as they should be: those stored, and that of the file.

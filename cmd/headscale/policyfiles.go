@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/keelscale/keelscale/hscontrol/policy"
+	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -65,6 +66,9 @@ func (c *cli) compileFiles(inventory string, files ...string) ([]*policy.Compile
 		}
 		p, err := policy.Parse(text)
 		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", file, err)
+		}
+		if _, err := state.PolicyDERPMap(p); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", file, err)
 		}
 		compiled, err := policy.Compile(p, snapshot)

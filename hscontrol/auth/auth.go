@@ -125,7 +125,11 @@ func (a *Auth) joinWithKey(ctx context.Context, machine key.MachinePublic, req *
 			return refusal("requested tags %v are invalid or not permitted: this pre-auth key gives %s; leave out --advertise-tags", strange, tagList(preAuth.Tags)), nil
 		}
 	}
+	asked := a.Now()
 	node, err := a.Store.JoinWithKey(ctx, req.Auth.AuthKey, a.join(machine, req))
+	if err == nil {
+		node, err = a.addressByPolicy(ctx, node, asked)
+	}
 	if err != nil {
 		if a.ours(err) {
 			return nil, err
@@ -278,11 +282,33 @@ func (a *Auth) Approve(ctx context.Context, ref, userRef, tailnetName string) (*
 	if err := a.mayTag(t, user, tags); err != nil {
 		return nil, err
 	}
+	asked := a.Now()
 	n, err := a.Store.Approve(ctx, r.ID, user.ID, store.ApproveOptions{Tags: tags, Expiry: a.expiry(), Method: tailnet.RegisterByCLI})
+	if err == nil {
+		n, err = a.addressByPolicy(ctx, n, asked)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return a.ApproveByPolicy(ctx, n)
+}
+
+// addressByPolicy gives a node that was made since the given time an address of the pools that the policy has for it
+// (ipPool). Nobody has been told the first one yet. Where the pools are used up the node does not stay.
+func (a *Auth) addressByPolicy(ctx context.Context, n *tailnet.Node, since time.Time) (*tailnet.Node, error) {
+	v := a.State.View(n.TailnetID)
+	if v == nil || n.CreatedAt.Before(since.Truncate(time.Microsecond)) {
+		return n, nil
+	}
+	pools := v.Policy.AddressPools(n, v.Snapshot)
+	if len(pools) == 0 {
+		return n, nil
+	}
+	placed, err := a.Store.TakeFromPools(ctx, n.ID, pools)
+	if errors.Is(err, tailnet.ErrExhausted) {
+		return nil, errors.Join(err, a.Store.DeleteNode(ctx, n.ID))
+	}
+	return placed, err
 }
 
 // Reject refuses the waiting machine that ref names; its user is told so.

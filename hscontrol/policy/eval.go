@@ -31,9 +31,6 @@ func Eval(text string, s *tailnet.Snapshot) (*Evaluation, error) {
 	if err := c.verify(s); err != nil {
 		return nil, err
 	}
-	if r := p.unserved(); r != nil {
-		c.warnings = append(c.warnings, r.Error()) // nobody is told anything else by it
-	}
 	e := &Evaluation{
 		Nodes: map[string]*tailcfg.MapResponse{}, AutoApprovedRoutes: map[string][]netip.Prefix{}, Warnings: c.Warnings(),
 	}

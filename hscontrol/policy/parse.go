@@ -115,8 +115,10 @@ func readDraft(d *document, root value, w *draft, p *Policy) *Refusal {
 
 		"postures":          func(v value) *Refusal { return readPostures(d, v) },
 		"defaultSrcPosture": d.unlessEmpty(noPostures),
-		"derpMap":           d.unlessEmpty("this server takes its DERP map from derp.urls and derp.paths of its configuration"),
-		"extraDNSRecords":   d.unlessEmpty("this server takes extra records from dns.extra_records of its configuration"),
+		"derpMap":           func(v value) *Refusal { return readDERPMap(d, v, p) },
+		"extraDNSRecords": func(v value) *Refusal {
+			return d.list(v, func(_ int, e value) *Refusal { return readRecord(d, e, p) })
+		},
 	})
 }
 

@@ -3,6 +3,7 @@ package policy_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -46,8 +47,11 @@ func TestRefusals(t *testing.T) {
 		{`{"postures": {"posture:a": ["node:os = 'linux'"]}}`, 1, "is not a condition"},
 		{`{"autoApprovers": {"routes": {"10.0.0.0": []}}}`, 1, `"10.0.0.0": invalid prefix`},
 		{`{"autoApprovers": {"services": {"svc:a": ["a@"]}}}`, 1, "services are not offered"},
-		{`{"derpMap": {"Regions": {"1": null}}}`, 1, "derp.urls and derp.paths"},
-		{`{"extraDNSRecords": [{"Name": "a"}]}`, 1, "dns.extra_records"},
+		{`{"derpMap": []}`, 1, "derpMap: this must be an object"},
+		{`{"extraDNSRecords": [{"Name": "a"}]}`, 1, `extraDNSRecords[0]: "a" is not a DNS name`},
+		{`{"extraDNSRecords": [{"Name": "a.b", "Value": "here"}]}`, 1, `Value "here": invalid address`},
+		{`{"extraDNSRecords": [{"Name": "a.b", "Type": "A", "Value": "::1"}]}`, 1, `Type "A" does not fit ::1`},
+		{`{"extraDNSRecords": [{"Name": "a.b", "TTL": 3}]}`, 1, `unknown field "TTL"`},
 		{`{"OneCGNATRoute": "always"}`, 1, `"always" is not a valid OneCGNATRoute`},
 		{`{"nodeAttrs": [{"target": ["*"], "app": {"x": []}}]}`, 1, "capability name must have the form {domain}/{path}"},
 		{`{"nodeAttrs": [{"target": ["*"], "ipPool": ["100.81.0.1/16"]}]}`, 1, "IPPool(100.81.0.1/16): invalid prefix"},
@@ -88,6 +92,7 @@ func TestAccepted(t *testing.T) {
 		`{"tagOwners": {"tag:a": ["tag:b"], "tag:b": ["tag:a", "autogroup:admin"]}}`,
 		`{"ipsets": {"ipset:b": ["host"], "ipset:c": ["ipset:b", "remove 10.0.0.1"]}, "hosts": {"host": "10.0.0.0/24"}}`,
 		`{"derpMap": {}, "extraDNSRecords": [], "OneCGNATRoute": ""}`,
+		`{"derpMap": {"OmitDefaultRegions": true, "Regions": {"900": {"RegionID": 900}, "1": null}}, "extraDNSRecords": [{"name": "a.example.com.", "value": "fd7a::1"}]}`,
 	} {
 		if _, err := policy.Parse(text); err != nil {
 			t.Errorf("%s: got %v, want it accepted", text, err)
@@ -116,10 +121,11 @@ func TestWarnings(t *testing.T) {
 func TestDoubts(t *testing.T) {
 	s := madeTailnet(8)
 	s.Users[1].Role = "owner"
+	s.Prefixes = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}
 	for _, test := range []struct{ text, says string }{
 		{`{"acls": [{"action": "accept", "src": ["typo"], "dst": ["*:*"]}]}`, `"typo": invalid address`},
 		{`{"acls": [{"action": "accept", "src": ["user:*@example.org"], "dst": ["*:*"]}]}`, "example.org is not associated with this Tailnet"},
-		{`{"nodeAttrs": [{"target": ["*"], "ipPool": ["100.81.0.0/16"]}]}`, "line 1: ipPool: this server takes the addresses"},
+		{`{"nodeAttrs": [{"target": ["*"], "ipPool": ["100.81.0.0/16", "10.0.0.0/16"]}]}`, "line 1: ipPool: 10.0.0.0/16 does not lie in a range of the tailnet"},
 		{`{"ssh": [{"action": "accept", "src": ["user:*@example.org"], "dst": [], "users": ["a"]}]}`, "[ssh] example.org is not associated with this Tailnet"},
 	} {
 		c := compiled(t, test.text, s)

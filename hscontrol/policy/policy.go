@@ -2,7 +2,7 @@
 // which capabilities nodes have, and which routes are approved. It is pure.
 //
 // The flow, in the order of the files: document.go and parse.go read HuJSON into a Policy, selector.go and check.go
-// find what can be wrong without knowing a tailnet. index.go numbers the nodes of a snapshot, resolve.go says which of
+// find what can be wrong without knowing a tailnet; extras.go has what a policy says beside rules. index.go numbers the nodes of a snapshot, resolve.go says which of
 // them a selector means, compile.go makes flows of the rules. From the flows, visible.go answers who sees whom with
 // which routes, filter.go writes packet filters, ssh.go SSH policies, attrs.go capabilities, approve.go approvals.
 // verify.go runs the tests that a policy holds about itself, explain.go says which rule decides about a packet or a
@@ -40,6 +40,8 @@ type Policy struct {
 	sshTests []sshTest
 
 	oneCGNAT string // "", "mac-always" or "mac-never"
+	derpMap  word   // as JSON; empty: none
+	records  []tailcfg.DNSRecord
 	warnings []string
 }
 

@@ -20,18 +20,24 @@ func (c *Compiled) Test(s *tailnet.Snapshot) error {
 	if c.policy == nil {
 		return nil
 	}
-	if r := c.policy.unserved(); r != nil {
+	if r := c.policy.strayPool(s.Prefixes); r != nil {
 		return r
 	}
 	return c.verify(s)
 }
 
-// unserved is what the policy asks for and nobody would do: it must not be in force and ignored.
-func (p *Policy) unserved() *Refusal {
+// strayPool refuses pools from which no node of the tailnet can get an address. Without ranges there is nothing to say.
+func (p *Policy) strayPool(ranges []netip.Prefix) *Refusal {
+	if len(ranges) == 0 {
+		return nil
+	}
 	for _, a := range p.attrs {
-		if len(a.pools) > 0 {
-			return refuse(a.line, "take it out, and give addresses with headscale nodes set-ip",
-				"ipPool: this server takes the addresses of new nodes from the prefixes of the tailnet only")
+		for _, pool := range a.pools {
+			within := func(r netip.Prefix) bool { return r.Bits() <= pool.Bits() && r.Contains(pool.Addr()) }
+			if !slices.ContainsFunc(ranges, within) {
+				return refuse(a.line, fmt.Sprintf("the addresses of the tailnet are in %v: choose a part of these", ranges),
+					"ipPool: %s does not lie in a range of the tailnet", pool)
+			}
 		}
 	}
 	return nil

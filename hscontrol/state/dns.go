@@ -10,9 +10,12 @@ import (
 )
 
 // dnsConfig is what the nodes of a tailnet are told of DNS. Values of Routes are never nil: clients take nil for
-// "leave it alone" and an empty list for "answer it yourself".
-func (s *Settings) dnsConfig(domain string, prefixes []netip.Prefix) *tailcfg.DNSConfig {
+// "leave it alone" and an empty list for "answer it yourself". More are the records of the policy.
+func (s *Settings) dnsConfig(domain string, prefixes []netip.Prefix, more []tailcfg.DNSRecord) *tailcfg.DNSConfig {
 	cfg := &tailcfg.DNSConfig{Proxied: s.MagicDNS, ExtraRecords: s.ExtraRecords}
+	if len(more) > 0 {
+		cfg.ExtraRecords = slices.Concat(s.ExtraRecords, more)
+	}
 	if s.MagicDNS && domain != "" {
 		cfg.Domains = append(cfg.Domains, domain)
 	}

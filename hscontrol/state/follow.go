@@ -73,7 +73,7 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		if e := feed.Load(); e != nil {
 			prev = e.View
 		}
-		if prev != nil && prev.Rev == rev && prev.Settings == settings && prev.DERPMap == derpMap && !s.expiryDue(id, now) {
+		if prev != nil && prev.Rev == rev && prev.Settings == settings && prev.base == derpMap && !s.expiryDue(id, now) {
 			continue
 		}
 		next, err := s.advance(ctx, id, prev, now)
@@ -83,7 +83,7 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		if next == nil {
 			continue
 		}
-		next.Settings, next.DERPMap, next.Pinless = settings, derpMap, pinless
+		next.Settings, next.base, next.DERPMap, next.Pinless = settings, derpMap, derpMap, pinless
 		s.dress(ctx, next, prev)
 		s.locate(id, prev, next)
 		feed.publish(next)
@@ -169,7 +169,7 @@ func (s *State) untilExpiry() time.Duration {
 	return wait
 }
 
-// dress adds to the snapshot what stands beside it: domain, DNS, and the compiled policy.
+// dress adds to the snapshot what stands beside it: domain, the compiled policy, DNS, and what the policy says of relays.
 func (s *State) dress(ctx context.Context, next, prev *View) {
 	next.Domain = next.Settings.domain(next.Tailnet)
 	prefixes := next.Settings.prefixes(next.Tailnet)
@@ -177,9 +177,19 @@ func (s *State) dress(ctx context.Context, next, prev *View) {
 		prefixes = prev.Prefixes
 	}
 	next.Prefixes = prefixes
-	next.DNS = next.Settings.dnsConfig(next.Domain, prefixes)
-	if prev != nil && (next.Settings == prev.Settings && next.Domain == prev.Domain || reflect.DeepEqual(next.DNS, prev.DNS)) {
-		next.DNS = prev.DNS
-	}
 	next.Policy = s.compile(ctx, next, prev)
+	next.putDNS(prev)
+	next.putDERPMap(prev)
+}
+
+// putDNS makes the DNS configuration; prev's where it is the same.
+func (v *View) putDNS(prev *View) {
+	if prev != nil && v.Settings == prev.Settings && v.Domain == prev.Domain && v.Policy.Policy() == prev.Policy.Policy() {
+		v.DNS = prev.DNS
+		return
+	}
+	v.DNS = v.Settings.dnsConfig(v.Domain, v.Prefixes, v.Policy.Policy().ExtraRecords())
+	if prev != nil && reflect.DeepEqual(v.DNS, prev.DNS) {
+		v.DNS = prev.DNS
+	}
 }

@@ -181,10 +181,13 @@ func (s *State) beforeIt(ctx context.Context, version *tailnet.PolicyVersion, ne
 	return compiledFrom{parsed: denyAll()}, instead + "there is no earlier one that can, so everything is denied"
 }
 
-// usable reads and compiles a policy.
+// usable reads and compiles a policy, and reads what it says of relays.
 func usable(text string, snapshot *tailnet.Snapshot) (*policy.Policy, *policy.Compiled, error) {
 	parsed, err := policy.Parse(text)
 	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := PolicyDERPMap(parsed); err != nil {
 		return nil, nil, err
 	}
 	compiled, err := policy.Compile(parsed, snapshot)

@@ -83,11 +83,14 @@ func (w *world) put(text string) uint64 {
 // follow starts a state; the log may be read once the state has ended.
 func (w *world) follow() (s *state.State, end func()) {
 	w.t.Helper()
+	return w.followWith(state.Config{DERPMap: &tailcfg.DERPMap{}, Settings: &state.Settings{PrefixV4: netip.MustParsePrefix("100.64.0.0/10")}})
+}
+
+func (w *world) followWith(cfg state.Config) (s *state.State, end func()) {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)
-	s, err := state.New(ctx, state.Config{
-		Store: w.Store, DERPMap: &tailcfg.DERPMap{}, Log: slog.New(slog.NewTextHandler(w.log, nil)),
-		Settings: &state.Settings{PrefixV4: netip.MustParsePrefix("100.64.0.0/10")},
-	})
+	cfg.Store, cfg.Log = w.Store, slog.New(slog.NewTextHandler(w.log, nil))
+	s, err := state.New(ctx, cfg)
 	if err != nil {
 		cancel()
 		w.t.Fatal(err)
@@ -190,5 +193,57 @@ func TestBadVersions(t *testing.T) {
 	warnings, err := s.CheckPolicy(w.id, `{"ssh": [{"action": "check", "src": ["alice@"], "dst": ["autogroup:self"], "users": ["root"]}]}`)
 	if err != nil || len(warnings) != 0 {
 		t.Errorf("a rule with action check: got %v, %v, want it accepted", warnings, err)
+	}
+}
+
+// What a policy says of relays and names comes beside what the configuration says, and goes with it.
+func TestPolicyExtras(t *testing.T) {
+	w := newWorld(t)
+	region := func(id int, code string) *tailcfg.DERPRegion {
+		return &tailcfg.DERPRegion{RegionID: id, RegionCode: code, RegionName: code, Nodes: []*tailcfg.DERPNode{{Name: code, RegionID: id, HostName: code + ".example.com"}}}
+	}
+	base := &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{1: region(1, "one"), 2: region(2, "two")}}
+	settings := &state.Settings{PrefixV4: netip.MustParsePrefix("100.64.0.0/10"), ExtraRecords: []tailcfg.DNSRecord{{Name: "a.example.com", Type: "A", Value: "192.0.2.1"}}}
+	s, end := w.followWith(state.Config{DERPMap: base, Settings: settings})
+	defer end()
+	if v := s.View(w.id); v.DERPMap != base || len(v.DNS.ExtraRecords) != 1 {
+		t.Errorf("without a policy: got %v, %v, want what is configured", v.DERPMap, v.DNS.ExtraRecords)
+	}
+	codes := func(v *state.View) (list []string) {
+		for _, id := range v.DERPMap.RegionIDs() {
+			list = append(list, v.DERPMap.Regions[id].RegionCode)
+		}
+		return list
+	}
+	for text, want := range map[string]string{
+		`{"derpMap": {"Regions": {"1": null, "900": {"Nodes": [{"HostName": "r.example.com", "CertName": "sha256-raw:` + strings.Repeat("ab", 32) + `"}]}}}}`: "[two r900]",
+		`{"derpMap": {"OmitDefaultRegions": true, "Regions": {"901": {"Nodes": [{"HostName": "r.example.com"}]}}}}`:                                           "[r901]",
+		`{"derpMap": {"OmitDefaultRegions": true}}`: "[one two]",
+		`{"derpMap": {}}`: "[one two]",
+	} {
+		if err := s.AwaitPolicy(w.ctx, w.id, w.put(text)); err != nil {
+			t.Fatal(err)
+		}
+		v := s.View(w.id)
+		if got := fmt.Sprint(codes(v)); got != want {
+			t.Errorf("%s: got regions %s, want %s", text, got, want)
+		}
+		if strings.Contains(text, "sha256") && v.Pinless.Regions[900].Nodes[0].CertName != "" {
+			t.Error("clients that know no pins are told one")
+		}
+	}
+	if err := s.AwaitPolicy(w.ctx, w.id, w.put(`{"extraDNSRecords": [{"Name": "b.example.com", "Value": "192.0.2.2"}]}`)); err != nil {
+		t.Fatal(err)
+	}
+	v := s.View(w.id)
+	if got := fmt.Sprint(v.DNS.ExtraRecords); got != "[{a.example.com A 192.0.2.1} {b.example.com  192.0.2.2}]" {
+		t.Errorf("records: got %s", got)
+	}
+	w.join("box")
+	if next := w.await(s, "a node", func(v *state.View) bool { return len(v.Nodes) == 1 }); next.DNS != v.DNS || next.DERPMap != v.DERPMap {
+		t.Error("what did not change was made anew")
+	}
+	if _, err := s.CheckPolicy(w.id, "{\n\"derpMap\": {\"Regions\": {\"900\": {\"Nodes\": []}}}}"); err == nil || !strings.Contains(err.Error(), "line 2: derpMap: region 900 (r900) has no nodes") {
+		t.Errorf("a map that no client could use: got %v, want it refused", err)
 	}
 }

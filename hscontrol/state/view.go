@@ -27,6 +27,7 @@ type View struct {
 	Policy   *policy.Compiled
 	DERPMap  *tailcfg.DERPMap
 	Pinless  *tailcfg.DERPMap // DERPMap for clients that know no pins; see withoutPins
+	base     *tailcfg.DERPMap // the server's own, without what the policy puts over it
 	Settings *Settings
 	Domain   string // MagicDNS domain of this tailnet, without dots at the ends
 	DNS      *tailcfg.DNSConfig
