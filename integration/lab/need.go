@@ -65,7 +65,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-o", dir, "../cmd/headscale", "../cmd/derper")
+		build := exec.Command("go", "build", "-o", dir, "github.com/keelscale/keelscale/cmd/headscale", "github.com/keelscale/keelscale/cmd/derper")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "building headscale and derper: %v\n%s", err, out)
 			return 1
