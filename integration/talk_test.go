@@ -3,7 +3,11 @@
 package integration_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
+
+	"tailscale.com/ipn/ipnstate"
 
 	"github.com/keelscale/keelscale/integration/lab"
 )
@@ -57,6 +61,13 @@ func TestTalk(t *testing.T) {
 	says(t, kitchen.Do("tailscale netcheck"), "UDP: false")
 
 	l.Step("an address changes over night, a cable is pulled: the talk goes on")
+	tower.Disconnect()
+	tower.AwaitStatus("the lack of a network", func(st *ipnstate.Status) error {
+		if text := strings.Join(st.Health, " "); !strings.Contains(text, "network is down") {
+			return fmt.Errorf("health: %q", st.Health)
+		}
+		return nil
+	})
 	tower.Renumber("198.51.100.31")
 	says(t, desk.PingsDirectly(tower.IP()), "via 198.51.100.31:41641")
 	tower.Unplug()

@@ -222,6 +222,14 @@ func (h *Host) Replug() {
 	h.cables[0].net.host.silently("ip link set %s up", h.cables[0].port)
 }
 
+// Disconnect takes the host off its first network, as the network manager does when a lease ends;
+// Renumber brings it back.
+func (h *Host) Disconnect() {
+	h.lab.t.Helper()
+	h.lab.t.Logf("%s: network down", h.Name)
+	h.silently("ip link set %s down", h.cables[0].device)
+}
+
 // Renumber gives the host another address on its first network, as a provider does over night.
 func (h *Host) Renumber(addr string) {
 	h.lab.t.Helper()
