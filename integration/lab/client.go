@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -42,7 +43,7 @@ func (h *Host) Tailscale(version string) *Client {
 	return c
 }
 
-// Boot starts the daemon and waits until it answers.
+// Boot starts the daemon and waits until it is ready for commands.
 func (c *Client) Boot() {
 	c.lab.t.Helper()
 	c.daemon = c.start("tailscaled", nil, "tailscaled", "--tun=tailscale0", "--port=41641", "--no-logs-no-support",
@@ -52,7 +53,11 @@ func (c *Client) Boot() {
 		if !c.daemon.Alive() {
 			c.lab.t.Fatalf("tailscaled of %s has ended: %s", c.Name, c.daemon.out.tail(20))
 		}
-		_, err := c.Status()
+		st, err := c.Status()
+		if err == nil && st.BackendState == "NoState" {
+			// Its own start is not through yet. To v1.62, an `up` now would be lost.
+			err = errors.New("it has no state yet")
+		}
 		return err
 	})
 }
