@@ -7,6 +7,7 @@ import (
 
 	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/policy"
+	"github.com/keelscale/keelscale/hscontrol/state"
 )
 
 // load reads the configuration as the server does, and shows its warnings.
@@ -32,7 +33,11 @@ func (c *cli) configTestCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("reading the policy: %w", err)
 			}
-			if _, err := policy.Parse(string(text)); err != nil {
+			p, err := policy.Parse(string(text))
+			if err == nil {
+				_, err = state.PolicyDERPMap(p)
+			}
+			if err != nil {
 				return fmt.Errorf("policy %s: %w", cfg.Policy.Path, err)
 			}
 			return nil

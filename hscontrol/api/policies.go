@@ -121,7 +121,7 @@ type put struct {
 }
 
 // settleTime is how long a caller waits for a policy that is stored to be in force here.
-const settleTime = 5 * time.Second
+const settleTime = 3 * time.Second
 
 // putPolicy checks a text, stores it, and waits until it is in force.
 func (s *Server) putPolicy(ctx context.Context, t *tailnet.Tailnet, v tailnet.PolicyVersion, unapprove bool) (done put, err error) {

@@ -62,6 +62,24 @@ func FuzzPolicy(f *testing.F) {
 	})
 }
 
+// FuzzQuestion asks with any words.
+func FuzzQuestion(f *testing.F) {
+	f.Add("node1", "node3:80", "tcp", "")
+	f.Add("[::1]", "[fd7a::1]:22", "17", "root")
+	f.Add("tag:t3", ":", "icmp", "")
+	s := madeTailnet(8)
+	c := compiled(f, madePolicy(12, 2), s)
+	f.Fuzz(func(t *testing.T, from, to, proto, ssh string) {
+		q, err := policy.ParseQuestion(from, to, proto, ssh)
+		if err != nil {
+			return
+		}
+		if a, err := c.Explain(s, q); err == nil && (a.Allowed != (a.Outcome != "deny") || a.Allowed != (len(a.Lacks) == 0)) {
+			t.Errorf("%+v: got %+v", q, a)
+		}
+	})
+}
+
 // FuzzInventory reads any text as an inventory.
 func FuzzInventory(f *testing.F) {
 	f.Add([]byte(`{"users": [{"id": "1", "name": "a"}], "nodes": [{"id": "1", "givenName": "n", "user": {"id": "1"}, "ipAddresses": ["100.64.0.1"], "availableRoutes": ["10.0.0.0/8"], "approvedRoutes": ["10.0.0.0/8"]}]}`))
