@@ -26,7 +26,7 @@ func (m *Mapper) Full(v *state.View, viewer Viewer, at time.Time) *Message {
 	if n == nil {
 		return nil
 	}
-	msg := &Message{head: m.wholeHead(v, viewer, n, at), whole: true}
+	msg := &Message{head: wholeHead(v, viewer, n, at), whole: true}
 	owners := ownerSet{}
 	msg.profiles = owners.add(msg.profiles, v, n)
 	for block := range slices.Chunk(v.Nodes, blockSize) {
@@ -46,7 +46,7 @@ func (m *Mapper) Full(v *state.View, viewer Viewer, at time.Time) *Message {
 	return msg
 }
 
-func (m *Mapper) wholeHead(v *state.View, viewer Viewer, n *tailnet.Node, at time.Time) *head {
+func wholeHead(v *state.View, viewer Viewer, n *tailnet.Node, at time.Time) *head {
 	at = at.UTC()
 	h := &head{
 		MapResponse: tailcfg.MapResponse{
@@ -94,8 +94,8 @@ func (m *Mapper) Diff(from, to *state.View, viewer Viewer, at time.Time) (msg *M
 	if was == nil || from.Domain != to.Domain {
 		return m.Full(to, viewer, at), false
 	}
-	msg = m.peersDiff(from, to, viewer.ID)
-	msg.head = m.headDiff(from, to, viewer, was, is)
+	msg, _ = m.peersDiff(from, to, viewer.ID)
+	msg.head = headDiff(from, to, viewer, was, is)
 	if msg.head != nil && from.Owner(was) != to.Owner(is) {
 		msg.profiles = ownerSet{}.add(msg.profiles, to, is)
 	}
@@ -103,7 +103,7 @@ func (m *Mapper) Diff(from, to *state.View, viewer Viewer, at time.Time) (msg *M
 }
 
 // headDiff is what changed of the viewer's own part, or nil.
-func (m *Mapper) headDiff(from, to *state.View, viewer Viewer, was, is *tailnet.Node) *head {
+func headDiff(from, to *state.View, viewer Viewer, was, is *tailnet.Node) *head {
 	if was == is && from.Policy == to.Policy && from.DERPMap == to.DERPMap && from.DNS == to.DNS && from.Settings == to.Settings && from.Owner(was) == to.Owner(is) {
 		return nil
 	}
@@ -160,11 +160,11 @@ func sameRules(a, b []tailcfg.FilterRule) bool {
 	return len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b)
 }
 
-// peersDiff is what changed of the viewer's peers.
-func (m *Mapper) peersDiff(from, to *state.View, viewer tailnet.NodeID) *Message {
-	msg := &Message{}
+// peersDiff is what changed of the viewer's peers. resighted is whether it speaks of nodes that did not change
+// themselves, but that the viewer sees differently under a new policy.
+func (m *Mapper) peersDiff(from, to *state.View, viewer tailnet.NodeID) (msg *Message, resighted bool) {
+	msg = &Message{}
 	owners := ownerSet{}
-	samePolicy := from.Policy == to.Policy
 	each := func(was, is *tailnet.Node) {
 		seen := was != nil && from.Policy.Sees(viewer, was.ID)
 		sees := is != nil && to.Policy.Sees(viewer, is.ID)
@@ -188,15 +188,16 @@ func (m *Mapper) peersDiff(from, to *state.View, viewer tailnet.NodeID) *Message
 		}
 		each(was, is)
 	})
-	if !samePolicy {
+	if from.Policy != to.Policy {
 		for _, n := range to.Nodes {
 			if n.ID != viewer && from.Node(n.ID) == n && !sameSight(from, to, viewer, n.ID) {
+				resighted = true
 				each(n, n)
 			}
 		}
 	}
 	msg.profiles = append(msg.profiles, changedProfiles(from, to, viewer)...)
-	return msg
+	return msg, resighted
 }
 
 // sameSight reports whether the viewer sees an unchanged node just as before.

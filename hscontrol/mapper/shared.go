@@ -42,7 +42,7 @@ func (m *Mapper) DiffFrame(from, to *state.View, viewer Viewer, compress bool, a
 	if is == nil {
 		return nil, true
 	}
-	if was == is && from.Domain == to.Domain && m.headDiff(from, to, viewer, was, is) == nil {
+	if was == is && from.Domain == to.Domain && headDiff(from, to, viewer, was, is) == nil {
 		if d := m.shared.delta(from, to, viewer.ID, compress); d != nil {
 			d.once.Do(func() { d.make(m, from, to, viewer.ID, compress) })
 			if d.usable {
@@ -60,13 +60,9 @@ func (m *Mapper) DiffFrame(from, to *state.View, viewer Viewer, compress bool, a
 // make encodes the difference as the first viewer sees it. It holds for the others of the class if it speaks only of
 // nodes that changed themselves: none of those who share it did, and none of them is spoken of.
 func (d *delta) make(m *Mapper, from, to *state.View, viewer tailnet.NodeID, compress bool) {
-	msg := m.peersDiff(from, to, viewer)
-	if from.Policy != to.Policy {
-		for _, n := range to.Nodes {
-			if n.ID != viewer && from.Node(n.ID) == n && !sameSight(from, to, viewer, n.ID) {
-				return
-			}
-		}
+	msg, resighted := m.peersDiff(from, to, viewer)
+	if resighted {
+		return
 	}
 	d.usable = true
 	if !msg.Empty() {
