@@ -42,6 +42,7 @@ var rooms = map[string][]string{
 	"hscontrol/hstest":  {"hscontrol", "derp", "proto"},
 	"derp":              {"derp"},
 	"derp/derpmap":      {"derp/nearest"},
+	"derp/enrol":        {"derp", "proto/relay"},
 	"proto":             {},
 	"integration":       {"derp/derpmap"},
 }
@@ -54,7 +55,7 @@ var foreign = map[string][]string{
 	"github.com/jackc/":             {"hscontrol/store"},
 	"database/sql":                  {"hscontrol/store"},
 	"google.golang.org/grpc":        {"proto", "hscontrol/api", "hscontrol", "cmd/headscale"},
-	"google.golang.org/protobuf":    {"proto", "hscontrol/api", "hscontrol", "cmd/headscale"},
+	"google.golang.org/protobuf":    {"proto", "hscontrol/api", "hscontrol/control", "hscontrol", "cmd/headscale", "derp/enrol"},
 	"github.com/spf13/":             {"cmd/headscale", "cmd/derper"},
 	"tailscale.com/derp/derpserver": {"derp"},
 }
