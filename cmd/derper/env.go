@@ -44,7 +44,13 @@ func envNames(flagName string) (names []string) {
 
 // notOurs are variables with our prefix that others set: the engine's own knobs, and what
 // Kubernetes and docker links say about a service that is called derp.
-var notOurs = regexp.MustCompile(`^DERP_(DEBUG_LOGS|PROBER_DEBUG_LOGS|PORT|PORT_\d+_(TCP|UDP).*|SERVICE_(HOST|PORT).*|NAME|ENV_.*)$`)
+var notOurs = regexp.MustCompile(`^DERP_(DEBUG_LOGS|PROBER_DEBUG_LOGS|PORT|PORT_\d+_(TCP|UDP).*|SERVICE_(HOST|PORT).*|ENV_.*)$`)
+
+// isOthers reports whether a variable is none of ours. docker links set DERP_NAME to
+// /container/alias.
+func isOthers(name, value string) bool {
+	return notOurs.MatchString(name) || name == "DERP_NAME" && strings.HasPrefix(value, "/")
+}
 
 // applyEnv sets the flags that were not given from the environment, and counts them as given.
 // An empty variable is one that is not set.
@@ -63,7 +69,7 @@ func applyEnv(fs *flag.FlagSet, given map[string]bool, environ []string) error {
 	environ = slices.Sorted(slices.Values(environ))
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, "DERP_") || value == "" || notOurs.MatchString(name) {
+		if !strings.HasPrefix(name, "DERP_") || value == "" || isOthers(name, value) {
 			continue
 		}
 		flagName, ok := toFlag[name]

@@ -46,6 +46,10 @@ type settings struct {
 	regionID                             int
 	regionCode, regionName               string
 	logFormat, logLevel                  string
+
+	control, enrollKey, region, name string        // see package enrol
+	enrollState                      string        // file of the enrolment
+	controlOutage                    time.Duration // for which known nodes are admitted without the control server
 }
 
 // certOff is the -certmode of a relay behind a TLS proxy.
@@ -93,6 +97,14 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs.IntVar(&s.regionID, "region-id", 900, "`number` of the region in the DERP map entry that is printed")
 	fs.StringVar(&s.regionCode, "region-code", "home", "its short `name`")
 	fs.StringVar(&s.regionName, "region-name", "", "its long `name`")
+
+	fs.StringVar(&s.control, "control", "", "`URL` of a control server to enrol at: it says who is admitted and puts the relay into its DERP map")
+	fs.StringVar(&s.enrollKey, "enroll-key", "", "`key` from \"headscale derp enroll-keys create\"; needed once")
+	fs.StringVar(&s.region, "region", "", "short `name` of the region to enrol into")
+	fs.StringVar(&s.name, "name", "", "`name` of this relay at the control server; if empty, it is made from the region")
+	fs.StringVar(&s.enrollState, "enroll-state", home.enrolment, "`file` with the enrolment and the last list of nodes")
+	fs.DurationVar(&s.controlOutage, "control-outage", 7*24*time.Hour, "how long known nodes are admitted while the control server cannot be reached")
+
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	return fs
@@ -192,6 +204,10 @@ func (s *settings) check(given map[string]bool) error {
 		return errors.New("-accept-connection-limit must be more than 0")
 	case s.acceptBurst < 1:
 		return errors.New("-accept-connection-burst must be at least 1")
+	case s.control == "" && (s.enrollKey != "" || s.name != ""):
+		return errors.New("-enroll-key and -name say nothing without -control, the URL of the control server")
+	case s.controlOutage < 0:
+		return errors.New("-control-outage must not be negative")
 	case s.certValidity < time.Hour:
 		return errors.New("-cert-validity must be at least an hour")
 	case s.logFormat != "text" && s.logFormat != "json":
@@ -201,6 +217,9 @@ func (s *settings) check(given map[string]bool) error {
 	}
 	if err := new(slog.LevelVar).UnmarshalText([]byte(s.logLevel)); err != nil {
 		return fmt.Errorf("-log-level %q is not one of debug, info, warn, error", s.logLevel)
+	}
+	if s.region != "" && !given["region-code"] {
+		s.regionCode = s.region
 	}
 	if s.dev {
 		if !given["a"] {
@@ -227,7 +246,7 @@ func (s *settings) logger(w io.Writer) *slog.Logger {
 }
 
 // stateDirs is where things are kept unless told otherwise.
-type stateDirs struct{ key, certs, meshKey string }
+type stateDirs struct{ key, certs, enrolment, meshKey string }
 
 // findStateDirs prefers the directory that systemd gives, then root's, then the user's own.
 func findStateDirs(environ []string) stateDirs {
@@ -249,7 +268,7 @@ func findStateDirs(environ []string) stateDirs {
 		}
 		dir = filepath.Join(dir, "derper")
 	}
-	found := stateDirs{key: filepath.Join(dir, "derper.key"), certs: filepath.Join(dir, "certs")}
+	found := stateDirs{key: filepath.Join(dir, "derper.key"), certs: filepath.Join(dir, "certs"), enrolment: filepath.Join(dir, "enrolment.json")}
 	for _, path := range []string{"/home/derp/keys/derp-mesh.key", filepath.Join(env("HOME"), "keys", "derp-mesh.key")} {
 		if _, err := os.Stat(path); err == nil {
 			found.meshKey = path

@@ -61,7 +61,10 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		}},
 		{"flags win", "-hostname a.example", "DERP_HOST=b.example DERP_DOMAIN=c.example", func(s *settings) { s.hostname = "a.example" }},
 		{"the same twice", "", "DERP_HOST=b.example DERP_DOMAIN=b.example", func(s *settings) { s.hostname = "b.example" }},
-		{"others' variables", "", "DERP_SERVICE_HOST=10.0.0.1 DERP_PORT=tcp://10.0.0.1:443 DERP_PORT_3478_UDP_ADDR=10.0.0.1 DERP_DEBUG_LOGS=1 DERPER_X=1 PATH=/bin", func(*settings) {}},
+		{"others' variables", "", "DERP_SERVICE_HOST=10.0.0.1 DERP_PORT=tcp://10.0.0.1:443 DERP_PORT_3478_UDP_ADDR=10.0.0.1 DERP_DEBUG_LOGS=1 DERP_NAME=/app/derp DERPER_X=1 PATH=/bin", func(*settings) {}},
+		{"enrolment", "--control http://192.0.2.1:8080 --enroll-key k", "DERP_REGION=home DERP_NAME=attic", func(s *settings) {
+			s.control, s.enrollKey, s.region, s.regionCode, s.name = "http://192.0.2.1:8080", "k", "home", "home", "attic"
+		}},
 		{"development", "-dev", "", func(s *settings) { s.dev, s.addr, s.keyPath, s.certMode = true, ":3340", "", certOff }},
 		{"development elsewhere", "-dev -a :1 -c k", "", func(s *settings) { s.dev, s.addr, s.keyPath, s.certMode = true, ":1", "k", certOff }},
 	} {
@@ -99,6 +102,7 @@ func TestRefused(t *testing.T) {
 		{"-verify-client-url-fail-open", "", "without -verify-client-url"},
 		{"-accept-connection-limit 0", "", "more than 0"},
 		{"-accept-connection-burst 0", "", "at least 1"},
+		{"-enroll-key k", "", "without -control"},
 		{"-log-format xml", "", "neither text nor json"},
 		{"-log-level loud", "", "not one of debug"},
 		{"-cert-validity 1s", "", "at least an hour"},
@@ -128,7 +132,7 @@ func TestUsageTellsOfEveryFlag(t *testing.T) {
 
 func TestStateDirs(t *testing.T) {
 	got := findStateDirs([]string{"STATE_DIRECTORY=/var/lib/private/derper:/x", "HOME=/home/u"})
-	want := stateDirs{key: "/var/lib/private/derper/derper.key", certs: "/var/lib/private/derper/certs"}
+	want := stateDirs{key: "/var/lib/private/derper/derper.key", certs: "/var/lib/private/derper/certs", enrolment: "/var/lib/private/derper/enrolment.json"}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
