@@ -58,7 +58,9 @@ func TestChanges(t *testing.T) {
 // What can be applied live is a promise to people who edit the file under a running server.
 func TestLiveKeys(t *testing.T) {
 	live, restart := config.Changes(&config.Config{}, everythingSet())
-	want := []string{"derp.urls", "derp.paths", "derp.auto_update_enabled", "derp.update_frequency", "tls_cert_path", "tls_key_path",
+	want := []string{"derp.urls", "derp.paths", "derp.auto_update_enabled", "derp.update_frequency",
+		"derp.limits.per_node", "derp.limits.per_tag", "derp.limits.total", "derp.limits.monthly_quota", "derp.limits.connections_per_second",
+		"derp.relays.enabled", "derp.relays.outage", "derp.relays.probe_interval", "derp.relays.probe_timeout", "tls_cert_path", "tls_key_path",
 		"log.level", "policy.path", "dns.magic_dns", "dns.base_domain", "dns.override_local_dns", "dns.nameservers.global",
 		"dns.nameservers.split", "dns.search_domains", "dns.extra_records", "dns.extra_records_path"}
 	if diff := cmp.Diff(want, live); diff != "" {
@@ -107,7 +109,7 @@ func fillValue(v reflect.Value) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1)
-	case reflect.Uint32:
+	case reflect.Uint32, reflect.Uint64:
 		v.SetUint(1)
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))

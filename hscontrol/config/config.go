@@ -107,6 +107,34 @@ type DERP struct {
 	AutoUpdateEnabled bool `key:"auto_update_enabled" reload:"live"`
 	// UpdateFrequency is positive whenever AutoUpdateEnabled is set.
 	UpdateFrequency time.Duration `key:"update_frequency" reload:"live"`
+	Limits          DERPLimits    `key:"limits"`
+	Relays          DERPRelays    `key:"relays"`
+}
+
+// DERPLimits bound what the relays of this server carry: the embedded one, and each that enrolled. Zero is no bound.
+type DERPLimits struct {
+	// PerNode bounds what each node sends.
+	PerNode Bound `key:"per_node" reload:"live"`
+	// PerTag takes the place of PerNode for nodes with a tag; of several tags the widest counts.
+	PerTag map[string]Bound `key:"per_tag" reload:"live"`
+	// Total bounds all nodes of one relay together.
+	Total Bound `key:"total" reload:"live"`
+	// MonthlyQuota is what one relay may send in a calendar month (UTC).
+	MonthlyQuota Size `key:"monthly_quota" reload:"live"`
+	// ConnectionsPerSecond bounds how many connections one relay takes.
+	ConnectionsPerSecond int `key:"connections_per_second" reload:"live"`
+}
+
+// DERPRelays are the rules for relays that enrol themselves (derper --enroll-key).
+type DERPRelays struct {
+	// Enabled lets relays with a key enrol, and those that did stay connected.
+	Enabled bool `key:"enabled" reload:"live"`
+	// Outage is how long a relay goes on serving the nodes that it knows while it cannot reach this server.
+	Outage time.Duration `key:"outage" reload:"live"`
+	// ProbeInterval is the pause between two probes of a relay; zero probes never.
+	ProbeInterval time.Duration `key:"probe_interval" reload:"live"`
+	// ProbeTimeout is how long a relay may take to answer one.
+	ProbeTimeout time.Duration `key:"probe_timeout" reload:"live"`
 }
 
 // DERPServer is the relay inside the server.

@@ -35,7 +35,7 @@ func leaves() []leaf {
 				continue
 			}
 			path := strings.Trim(prefix+"."+tag, ".")
-			if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == t.PkgPath() {
+			if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == t.PkgPath() && f.Type != reflect.TypeFor[config.Bound]() {
 				walk(f.Type, path)
 				continue
 			}

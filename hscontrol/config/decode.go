@@ -102,6 +102,14 @@ func (d *decoder) into(k *key, v *value, field reflect.Value) bool {
 				}
 			}
 		})
+	case *map[string]Bound:
+		*target = map[string]Bound{}
+		return d.each(k, v, func(name string, v *value) {
+			var bound Bound
+			if d.scalar(k, v, reflect.ValueOf(&bound).Elem()) {
+				(*target)[name] = bound
+			}
+		})
 	default:
 		return d.scalar(k, v, field)
 	}
@@ -229,6 +237,10 @@ func parse(k *key, text string, like any) (any, error) {
 		return netip.ParseAddr(text)
 	case netip.Prefix:
 		return parsePrefix(text)
+	case Size:
+		return parseSize(text)
+	case Bound:
+		return parseBound(text)
 	case fs.FileMode:
 		bits, err := strconv.ParseUint(strings.TrimPrefix(text, "0o"), 8, 9)
 		return fs.FileMode(bits), err
@@ -249,6 +261,10 @@ func wants(k *key, like any) string {
 		return "an IP address"
 	case netip.Prefix:
 		return "an address range like 100.64.0.0/10"
+	case Size:
+		return "a size like 500MB or 1TiB"
+	case Bound, map[string]Bound:
+		return "bytes per second like 2MB, or 2MB burst 8MB"
 	case fs.FileMode:
 		return `an octal mode like "0770"`
 	}

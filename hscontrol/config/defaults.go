@@ -56,6 +56,12 @@ func base() *Config {
 			},
 			AutoUpdateEnabled: true,
 			UpdateFrequency:   3 * time.Hour,
+			Relays: DERPRelays{
+				Enabled:       true,
+				Outage:        7 * 24 * time.Hour,
+				ProbeInterval: 5 * time.Second,
+				ProbeTimeout:  3 * time.Second,
+			},
 		},
 		Node: Node{
 			EphemeralTimeout: 30 * time.Minute,

@@ -121,7 +121,7 @@ func envValue(t reflect.Type, text string, pos Position, r *report) *value {
 			v.items = append(v.items, &value{kind: scalar, pos: pos, text: item})
 		}
 		return v
-	case *map[string]string, *map[string][]string, *[]ExtraRecord:
+	case *map[string]string, *map[string][]string, *map[string]Bound, *[]ExtraRecord:
 		return envYAML(text, pos, r)
 	default:
 		return &value{kind: scalar, pos: pos, text: text}

@@ -83,7 +83,7 @@ func (s *schema) isSection(path string) bool {
 
 // isSection tells the structs that group keys from those that are values.
 func isSection(t reflect.Type) bool {
-	return t.Kind() == reflect.Struct && t.PkgPath() == reflect.TypeFor[Config]().PkgPath()
+	return t.Kind() == reflect.Struct && t.PkgPath() == reflect.TypeFor[Config]().PkgPath() && t != reflect.TypeFor[Bound]()
 }
 
 func fieldsOf(t reflect.Type) func(yield func(reflect.StructField) bool) {

@@ -221,7 +221,7 @@ func (v *validator) derp() {
 		v.derpServer()
 	} else if len(derp.URLs) == 0 && len(derp.Paths) == 0 {
 		v.warn("derp.server.enabled", "there is no relay: nodes that cannot reach each other directly will not reach each other at all; "+
-			"turn derp.server.enabled on, or name relays in derp.urls or derp.paths")
+			"turn derp.server.enabled on, name relays in derp.urls or derp.paths, or enrol some (headscale derp enroll-keys create)")
 	}
 	for _, u := range derp.URLs {
 		if _, err := parseURL(u, "https", "http"); err != nil {
@@ -234,6 +234,8 @@ func (v *validator) derp() {
 	if derp.AutoUpdateEnabled && derp.UpdateFrequency < time.Second {
 		v.problem("derp.update_frequency", "%v is too often; write 3h, or set derp.auto_update_enabled to false", derp.UpdateFrequency)
 	}
+	v.derpLimits()
+	v.derpRelays()
 }
 
 func (v *validator) derpServer() {
