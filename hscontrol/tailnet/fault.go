@@ -8,12 +8,14 @@ import (
 // Facts about why something could not be done. Each border has one table that turns them into its own codes; the
 // errors that wrap them carry a sentence for people.
 var (
-	ErrNotFound      = errors.New("not found")            // no such user, node, key, route, tailnet
-	ErrExists        = errors.New("already exists")       // a name or key that is taken
-	ErrInvalid       = errors.New("invalid")              // a value that can never be right
-	ErrConflict      = errors.New("conflict")             // right in itself, but not in this state: user still has nodes
-	ErrKeyRefused    = errors.New("pre-auth key refused") // unknown, expired or used
-	ErrAPIKeyRefused = errors.New("API key refused")      // unknown or expired
+	ErrNotFound      = errors.New("not found")             // no such user, node, key, route, tailnet
+	ErrExists        = errors.New("already exists")        // a name or key that is taken
+	ErrInvalid       = errors.New("invalid")               // a value that can never be right
+	ErrConflict      = errors.New("conflict")              // right in itself, but not in this state: user still has nodes
+	ErrKeyRefused    = errors.New("pre-auth key refused")  // unknown, expired or used
+	ErrAPIKeyRefused = errors.New("API key refused")       // unknown or expired
+	ErrRelayRefused  = errors.New("enrolment key refused") // unknown, expired, used or of before the relay's removal
+	ErrRelayRemoved  = errors.New("relay was removed")     // by an administrator
 	ErrNodeKeyTaken  = errors.New("node key belongs to another machine")
 	ErrTagRefused    = errors.New("tag refused")        // not permitted by tagOwners
 	ErrExhausted     = errors.New("no address left")    // the prefix is used up

@@ -16,6 +16,8 @@ type SecretKind string
 const (
 	AuthKeySecret SecretKind = "hskey-auth" // a pre-auth key
 	APIKeySecret  SecretKind = "hskey-api"  // an API key
+
+	RelayKeySecret SecretKind = "hskey-relay" // an enrolment key of relays; see RelayKeyText
 )
 
 // Lengths of the two random parts of a secret, in hexadecimal digits.

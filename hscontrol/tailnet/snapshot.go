@@ -16,6 +16,10 @@ type Snapshot struct {
 	Users   map[UserID]*User
 	Policy  *PolicyVersion // nil: there has never been one
 
+	// Relays are those that serve the tailnet's nodes, its own and those for all, sorted by ID; Regions are theirs.
+	Relays  []*Relay
+	Regions map[RegionID]*RelayRegion
+
 	// Prefixes are the ranges that the tailnet takes its addresses from, the server's defaults applied.
 	Prefixes []netip.Prefix
 }
@@ -33,6 +37,10 @@ type Delta struct {
 	NodesGone []NodeID
 	Users     []*User
 	UsersGone []UserID
+
+	Relays     []*Relay // new and changed, any order
+	RelaysGone []RelayID
+	Regions    []*RelayRegion // all of them if any may have changed; nil: unchanged
 }
 
 // Next is the snapshot after d. s may be nil if d is Full.
@@ -40,7 +48,8 @@ func (s *Snapshot) Next(d Delta) *Snapshot {
 	if d.Full || s == nil {
 		s = &Snapshot{}
 	}
-	next := &Snapshot{Tailnet: s.Tailnet, Rev: d.Rev, Nodes: s.Nodes, Users: s.Users, Policy: s.Policy, Prefixes: s.Prefixes}
+	next := &Snapshot{Tailnet: s.Tailnet, Rev: d.Rev, Nodes: s.Nodes, Users: s.Users, Policy: s.Policy, Prefixes: s.Prefixes,
+		Relays: s.Relays, Regions: s.Regions}
 	if d.Tailnet != nil {
 		next.Tailnet = d.Tailnet
 	}
@@ -59,6 +68,12 @@ func (s *Snapshot) Next(d Delta) *Snapshot {
 		for _, id := range d.UsersGone {
 			delete(next.Users, id)
 		}
+	}
+	if len(d.Relays)+len(d.RelaysGone) > 0 {
+		next.Relays = mergeRelays(s.Relays, d.Relays, d.RelaysGone)
+	}
+	if d.Regions != nil {
+		next.Regions = nextRegions(s.Regions, d.Regions)
 	}
 	return next
 }

@@ -18,8 +18,12 @@ type (
 	UserID uint64
 	// NodeID names a node, over all tailnets; it is also tailcfg.Node.ID.
 	NodeID uint64
-	// KeyID names a pre-auth key or an API key.
+	// KeyID names a pre-auth key, an API key or an enrolment key.
 	KeyID uint64
+	// RelayID names an enrolled relay, over all tailnets. Zero is none.
+	RelayID uint64
+	// RegionID names a region of enrolled relays; it is also tailcfg.DERPRegion.RegionID.
+	RegionID uint64
 	// Revision counts the committed changes of one tailnet, from 1.
 	Revision uint64
 )
