@@ -31,7 +31,7 @@ func (v *View) putDERPMap(prev *View) {
 	if text == "" {
 		return
 	}
-	if prev != nil && prev.base == v.base && prev.Policy.Policy() == v.Policy.Policy() {
+	if prev != nil && prev.served == v.served && prev.Policy.Policy() == v.Policy.Policy() {
 		v.DERPMap, v.Pinless = prev.DERPMap, prev.Pinless
 		return
 	}
@@ -39,7 +39,7 @@ func (v *View) putDERPMap(prev *View) {
 	if err != nil {
 		panic("a policy in force has a DERP map that is not understood: " + err.Error()) // see usable
 	}
-	base := v.base
+	base := v.served
 	if own.OmitDefaultRegions && slices.ContainsFunc(slices.Collect(maps.Values(own.Regions)), func(r *tailcfg.DERPRegion) bool { return r != nil }) {
 		base = nil
 	}

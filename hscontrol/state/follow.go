@@ -179,6 +179,7 @@ func (s *State) dress(ctx context.Context, next, prev *View) {
 	next.Prefixes = prefixes
 	next.Policy = s.compile(ctx, next, prev)
 	next.putDNS(prev)
+	next.putRelays(prev)
 	next.putDERPMap(prev)
 }
 

@@ -28,6 +28,9 @@ type View struct {
 	DERPMap  *tailcfg.DERPMap
 	Pinless  *tailcfg.DERPMap // DERPMap for clients that know no pins; see withoutPins
 	base     *tailcfg.DERPMap // the server's own, without what the policy puts over it
+	// served is base with the relays that enrolled, and servedPinless the same for clients that know no pins.
+	served, servedPinless *tailcfg.DERPMap
+
 	Settings *Settings
 	Domain   string // MagicDNS domain of this tailnet, without dots at the ends
 	DNS      *tailcfg.DNSConfig
@@ -53,6 +56,8 @@ type Settings struct {
 	Logtail             bool // nodes may send their logs to Tailscale
 	AutoUpdate          bool // the default of clients that have not chosen
 	RandomizeClientPort bool
+
+	NoRelays bool // relays that enrolled stand in no map
 }
 
 // prefixes are the ranges that t takes addresses from.
