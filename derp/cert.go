@@ -51,15 +51,15 @@ type CertConfig struct {
 	// Addrs are further addresses that a self-signed certificate is good for.
 	Addrs []netip.Addr
 
-	// Validity is how long a self-signed certificate is valid. Zero means a year. Its pin
-	// changes when it is renewed, a month (or a tenth of Validity) before its end.
+	// Validity is how long a self-signed certificate is valid. Zero means a year. The next
+	// one, with another pin, is made a month (or a tenth of Validity) before its end.
 	Validity time.Duration
 
 	// Log receives what happens to the certificate. Nil means slog.Default().
 	Log *slog.Logger
 
-	// Changed, if set, is called when the certificate was replaced, with the new Pin.
-	Changed func(pin string)
+	// Changed, if set, is called when what Certificates returns has changed.
+	Changed func()
 
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
@@ -72,8 +72,10 @@ type certSource interface {
 	// refresh looks whether there is a newer one; force does not trust what it saw before.
 	// The one in use stays when that fails.
 	refresh(force bool) error
-	// current returns the certificate in use with its Leaf, nil if there is none yet.
+	// current returns the certificate to publish with its Leaf, nil if there is none yet.
 	current() *tls.Certificate
+	// list describes all that are served, the one to publish first.
+	list() []CertInfo
 }
 
 // Cert is the certificate of a listener. It follows its files and its own age while Run runs.
@@ -105,8 +107,8 @@ func OpenCert(cfg CertConfig) (*Cert, error) {
 		mode = SelfSigned
 	case mode == "":
 		mode = LetsEncrypt
-	case mode == Manual && isIP && !manualFiles(cfg.Dir, c.host).exist():
-		cfg.Log.Info("no certificate files for this address: making a self-signed one", "hostname", c.host, "dir", cfg.Dir)
+	case mode == Manual && isIP && !manualFiles(cfg.Dir, c.host).areSomebodys(c.host):
+		cfg.Log.Info("no certificate files for this address but our own: it is self-signed", "hostname", c.host, "dir", cfg.Dir)
 		mode = SelfSigned
 	}
 	c.cfg.Mode = mode
@@ -163,19 +165,85 @@ func (c *Cert) TLSConfig() *tls.Config {
 	return cfg
 }
 
-// Pin is what a DERP map's CertName must say to trust a certificate that vouches for itself
-// ("sha256-raw:" and 64 hex digits); "" for certificates that an authority vouches for.
-// Clients from v1.84 on understand it.
-func (c *Cert) Pin() string {
-	cert := c.source.current()
-	if cert == nil || len(cert.Certificate) != 1 || !bytes.Equal(cert.Leaf.RawIssuer, cert.Leaf.RawSubject) {
+// CertInfo is what a DERP map says of a certificate.
+type CertInfo struct {
+	// Name is by what SNI gets this certificate and no other; "" where it has no such name.
+	Name string
+	// Host is the hostname, with capitals by which SNI gets this certificate and no other,
+	// for map entries whose address comes from the DNS. "" behind an address.
+	Host string
+	// Pin is what the DERP map's CertName must say to trust a certificate that vouches for
+	// itself ("sha256-raw:" and 64 hex digits); "" for certificates that an authority
+	// vouches for. Clients from v1.84 on understand it.
+	Pin string
+	// Expires is when it ends, and is served no more.
+	Expires time.Time
+}
+
+// Published returns the HostName, IPv4 and IPv6 of this certificate's entry in the DERP map.
+// hostname is what the operator calls the relay, a name or an address, and v4 and v6 are
+// its addresses as far as they are known and do not change. Where there is one, clients need
+// no DNS, and HostName only says which certificate is meant.
+func (i CertInfo) Published(hostname string, v4, v6 netip.Addr) (host, ip4, ip6 string) {
+	hostname = trimBrackets(hostname)
+	if ip, err := netip.ParseAddr(hostname); err == nil {
+		if ip = ip.Unmap(); ip.Is4() && !v4.IsValid() {
+			v4 = ip
+		} else if ip.Is6() && !v6.IsValid() {
+			v6 = ip
+		}
+	}
+	known := v4.IsValid() || v6.IsValid()
+	text := func(ip netip.Addr) string {
+		switch {
+		case ip.IsValid():
+			return ip.String()
+		case known && i.Name != "":
+			return "none"
+		}
+		return ""
+	}
+	switch {
+	case known && i.Name != "":
+		hostname = i.Name
+	case i.Pin != "" && i.Host != "":
+		hostname = i.Host
+	}
+	return hostname, text(v4), text(v6)
+}
+
+// Certificates describes those that are served: the one to publish comes first, others are
+// served until their end. It is empty before there is any.
+func (c *Cert) Certificates() []CertInfo { return c.source.list() }
+
+// oneCert is the list of a source that has no more than one.
+func oneCert(host string, cert *tls.Certificate) []CertInfo {
+	if cert == nil {
+		return nil
+	}
+	if isAddr(host) {
+		host = ""
+	}
+	return []CertInfo{{Host: host, Pin: pinOf(cert), Expires: cert.Leaf.NotAfter}}
+}
+
+func pinOf(cert *tls.Certificate) string {
+	if len(cert.Certificate) != 1 || !bytes.Equal(cert.Leaf.RawIssuer, cert.Leaf.RawSubject) {
 		return ""
 	}
 	sum := sha256.Sum256(cert.Leaf.Raw)
 	return "sha256-raw:" + hex.EncodeToString(sum[:])
 }
 
-// Expires is when the certificate in use ends; zero if there is none yet.
+// Pin is that of the certificate to publish; see CertInfo.
+func (c *Cert) Pin() string {
+	if cert := c.source.current(); cert != nil {
+		return pinOf(cert)
+	}
+	return ""
+}
+
+// Expires is when the certificate to publish ends; zero if there is none yet.
 func (c *Cert) Expires() time.Time {
 	if cert := c.source.current(); cert != nil {
 		return cert.Leaf.NotAfter
@@ -217,19 +285,20 @@ func (c *Cert) Run(ctx context.Context) error {
 
 func (c *Cert) refresh(force bool) error {
 	c.refreshing.Lock()
-	before := c.source.current()
+	before := c.source.list()
 	err := c.source.refresh(force)
-	now := c.source.current()
+	now := c.source.list()
 	c.refreshing.Unlock()
-	if err != nil {
+	if err != nil || slices.Equal(before, now) {
 		return err
 	}
-	if now == before || before != nil && bytes.Equal(now.Leaf.Raw, before.Leaf.Raw) {
-		return nil
+	for _, info := range now {
+		if !slices.Contains(before, info) {
+			c.cfg.Log.Info("certificate loaded", "hostname", c.host, "mode", c.cfg.Mode, "pin", info.Pin, "until", info.Expires.UTC())
+		}
 	}
-	c.cfg.Log.Info("certificate loaded", "hostname", c.host, "mode", c.cfg.Mode)
 	if c.cfg.Changed != nil {
-		c.cfg.Changed(c.Pin())
+		c.cfg.Changed()
 	}
 	return nil
 }

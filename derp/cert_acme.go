@@ -56,6 +56,8 @@ func (s *acmeSource) refresh(bool) error { return nil }
 
 func (s *acmeSource) current() *tls.Certificate { return s.last.Load() }
 
+func (s *acmeSource) list() []CertInfo { return oneCert(s.c.host, s.last.Load()) }
+
 // first asks for the certificate before a client does, so that the operator reads now what
 // is wrong.
 func (s *acmeSource) first(ctx context.Context) {

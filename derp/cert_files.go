@@ -19,6 +19,8 @@ func filesIn(dir, base string) certFiles {
 	return certFiles{filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key")}
 }
 
+func (f certFiles) dir() string { return filepath.Dir(f.crt) }
+
 // manualFiles finds the files of host in dir. An IPv6 address may be written with colons,
 // with dashes for them (as we do), or without either (as cmd/derper does).
 func manualFiles(dir, host string) certFiles {
@@ -34,6 +36,15 @@ func (f certFiles) exist() bool {
 	_, crtErr := os.Stat(f.crt)
 	_, keyErr := os.Stat(f.key)
 	return crtErr == nil && keyErr == nil
+}
+
+// areSomebodys reports whether there are files, and they are not what we made for host.
+func (f certFiles) areSomebodys(host string) bool {
+	if !f.exist() {
+		return false
+	}
+	cert, err := f.load()
+	return err != nil || !hasLabel(cert.Leaf) || cert.Leaf.VerifyHostname(host) != nil
 }
 
 // maxCertFile bounds a certificate or key file.
@@ -144,3 +155,5 @@ func (s *manualSource) refresh(force bool) error {
 }
 
 func (s *manualSource) current() *tls.Certificate { return s.cert.Load() }
+
+func (s *manualSource) list() []CertInfo { return oneCert(s.host, s.cert.Load()) }

@@ -1,35 +1,49 @@
 package derp
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
-	"net"
-	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 )
 
+// Clients know a self-signed certificate by its hash, which the DERP map tells them. So that
+// none is ever without a relay that it trusts, the next certificate is made, served and
+// published long before the old one ends, and the old one is served until then:
+//
+//	made        next made            old ends
+//	|-- old, published --|- still served -|
+//	                     |-- next, published and served --------...
+//
+// A client says by SNI which of the two its DERP map means: each has a name of its own.
+
 // year is how long a self-signed certificate is valid unless told otherwise.
 const year = 365 * 24 * time.Hour
 
-// selfSigned is a certificate of our own making, kept in files so that its pin survives a
-// restart.
+// selfSigned are the certificates of our own making for one host, kept in files so that their
+// pins survive a restart.
 type selfSigned struct {
-	c     *Cert
+	c    *Cert
+	base string // of the first one's files; the others add their label
+	set  atomic.Pointer[ownSet]
+	seen map[certFiles]stamp // only refresh touches it
+}
+
+// ownSet are the certificates that are served, the newest first.
+type ownSet struct{ certs []*ownCert }
+
+// ownCert is one of them.
+type ownCert struct {
+	*tls.Certificate
 	files certFiles
-	cert  atomic.Pointer[tls.Certificate]
-	seen  stamp // only refresh touches it
+	label string // see ownLabel; "" for one that was made elsewhere, or before there were labels
+	host  string // the hostname as this one's map entry writes it; "" for addresses
 }
 
 func openSelfSigned(c *Cert) (*selfSigned, error) {
@@ -40,62 +54,176 @@ func openSelfSigned(c *Cert) (*selfSigned, error) {
 	if base == "" {
 		base = "selfsigned"
 	}
-	s := &selfSigned{c: c, files: filesIn(c.cfg.Dir, base)}
-	if isAddr(c.host) {
-		s.files = manualFiles(c.cfg.Dir, c.host)
+	if isAddr(c.host) { // which cmd/derper writes in another way
+		base = strings.TrimSuffix(filepath.Base(manualFiles(c.cfg.Dir, c.host).crt), ".crt")
 	}
+	s := &selfSigned{c: c, base: base}
+	s.set.Store(&ownSet{})
 	if err := s.refresh(true); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
+// get serves the certificate that the client's DERP map means. The oldest one is for those
+// who know it by the plain hostname, or do not say.
 func (s *selfSigned) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	cert := s.cert.Load()
-	return cert, checkSNI(s.c.host, hello.ServerName, cert)
+	certs := s.set.Load().certs
+	name := strings.TrimSuffix(hello.ServerName, ".")
+	for _, own := range certs {
+		if name != "" && (name == own.host || strings.EqualFold(name, own.label)) {
+			return own.Certificate, nil
+		}
+	}
+	oldest := certs[len(certs)-1]
+	return oldest.Certificate, checkSNI(s.c.host, name, oldest.Certificate)
 }
 
-func (s *selfSigned) current() *tls.Certificate { return s.cert.Load() }
-
-// refresh loads the files if they changed, and makes new ones if there are none, if they are
-// for another host, or if their time is coming.
-func (s *selfSigned) refresh(force bool) error {
-	now, err := s.files.stamp()
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return fmt.Errorf("looking for the certificate: %w", err)
+// current is the one to publish.
+func (s *selfSigned) current() *tls.Certificate {
+	if certs := s.set.Load().certs; len(certs) > 0 {
+		return certs[0].Certificate
 	}
-	cert := s.cert.Load()
-	if !missing && (force || cert == nil || now != s.seen) {
-		if cert, err = s.files.load(); err != nil {
-			return fmt.Errorf("%w (remove both files to have new ones made)", err)
-		}
-	}
-	if why := s.unfit(cert, missing); why != "" {
-		s.c.cfg.Log.Info("making a self-signed certificate", "hostname", s.c.host, "file", s.files.crt, "reason", why)
-		if cert, err = s.make(); err != nil {
-			return err
-		}
-		if now, err = s.files.stamp(); err != nil {
-			return err
-		}
-	}
-	s.seen = now
-	s.cert.Store(cert)
 	return nil
 }
 
-// unfit says why cert cannot go on, "" if it can.
-func (s *selfSigned) unfit(cert *tls.Certificate, missing bool) string {
-	if cert == nil || missing {
-		return "there is none"
+func (s *selfSigned) list() (infos []CertInfo) {
+	for _, own := range s.set.Load().certs {
+		infos = append(infos, CertInfo{Name: own.label, Host: own.host, Pin: pinOf(own.Certificate), Expires: own.Leaf.NotAfter})
 	}
-	if host := s.c.host; host != "" && cert.Leaf.VerifyHostname(host) != nil {
-		return "it is for another host"
+	return infos
+}
+
+// refresh loads the files if they changed, forgets what has ended, and makes a certificate if
+// there is none, or if the time of the newest one is coming.
+func (s *selfSigned) refresh(force bool) error {
+	files, err := s.find()
+	if err != nil {
+		return fmt.Errorf("looking for the certificate: %w", err)
+	}
+	certs := s.set.Load().certs
+	if force || !sameFiles(files, s.seen) {
+		if certs, err = s.load(files); err != nil {
+			return err
+		}
+	}
+	certs, ended := s.withoutEnded(certs)
+	if why := s.wants(certs, ended); why != "" {
+		s.c.cfg.Log.Info("making a self-signed certificate", "hostname", s.c.host, "dir", s.c.cfg.Dir, "reason", why)
+		next, err := s.make(certs)
+		if err != nil {
+			return err
+		}
+		certs = append([]*ownCert{next}, certs...)
+		ended = slices.DeleteFunc(ended, func(own *ownCert) bool { return own.files == next.files })
+	}
+	for _, own := range ended {
+		own.files.remove()
+	}
+	if s.seen, err = s.find(); err != nil {
+		return fmt.Errorf("looking for the certificate: %w", err)
+	}
+	s.set.Store(&ownSet{certs})
+	return nil
+}
+
+// find lists the files of our certificates.
+func (s *selfSigned) find() (map[certFiles]stamp, error) {
+	found := map[certFiles]stamp{}
+	names := []string{s.base}
+	entries, err := os.ReadDir(s.c.cfg.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		name, isCrt := strings.CutSuffix(e.Name(), ".crt")
+		if label, ok := strings.CutPrefix(name, s.base+"."); ok && isCrt && isLabel(label) {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		f := filesIn(s.c.cfg.Dir, name)
+		stamp, err := f.stamp()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found[f] = stamp
+	}
+	return found, nil
+}
+
+func sameFiles(a, b map[certFiles]stamp) bool {
+	for f, stamp := range a {
+		if seen, ok := b[f]; !ok || seen != stamp {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// load reads the certificates that are for our host, the newest first.
+func (s *selfSigned) load(files map[certFiles]stamp) (certs []*ownCert, err error) {
+	for f := range files {
+		pair, err := f.load()
+		if err != nil {
+			return nil, fmt.Errorf("%w (remove both files to have new ones made)", err)
+		}
+		if host := s.c.host; host == "" || pair.Leaf.VerifyHostname(host) == nil {
+			certs = append(certs, s.own(pair, f))
+		}
+	}
+	slices.SortFunc(certs, func(a, b *ownCert) int {
+		if c := b.Leaf.NotBefore.Compare(a.Leaf.NotBefore); c != 0 {
+			return c
+		}
+		return strings.Compare(a.files.crt, b.files.crt)
+	})
+	return certs, nil
+}
+
+// own reads from a certificate the names by which clients ask for it.
+func (s *selfSigned) own(pair *tls.Certificate, f certFiles) *ownCert {
+	own := &ownCert{Certificate: pair, files: f}
+	if !isAddr(s.c.host) {
+		own.host = s.c.host
+	}
+	for _, name := range pair.Leaf.DNSNames {
+		if label, ok := strings.CutSuffix(name, labelZone); ok && isLabel(label) {
+			own.label = name
+		} else if strings.EqualFold(name, s.c.host) {
+			own.host = name
+		}
+	}
+	return own
+}
+
+// withoutEnded parts those that still count from those whose time is over.
+func (s *selfSigned) withoutEnded(certs []*ownCert) (valid, ended []*ownCert) {
+	now := s.c.cfg.Now()
+	for _, own := range certs {
+		if now.After(own.Leaf.NotAfter) {
+			ended = append(ended, own)
+		} else {
+			valid = append(valid, own)
+		}
+	}
+	return valid, ended
+}
+
+// wants says why another certificate is needed, "" if none is.
+func (s *selfSigned) wants(certs, ended []*ownCert) string {
+	switch {
+	case len(certs) == 0 && len(ended) > 0:
+		return "the last one has ended"
+	case len(certs) == 0:
+		return "there is none for this host"
 	}
 	early := min(30*24*time.Hour, s.validity()/10)
-	if end := cert.Leaf.NotAfter; s.c.cfg.Now().After(end.Add(-early)) {
-		return "it ends on " + end.UTC().Format(time.DateOnly)
+	if end := certs[0].Leaf.NotAfter; s.c.cfg.Now().After(end.Add(-early)) {
+		return "the present one ends on " + end.UTC().Format(time.DateTime)
 	}
 	return ""
 }
@@ -105,73 +233,4 @@ func (s *selfSigned) validity() time.Duration {
 		return v
 	}
 	return year
-}
-
-// make makes a certificate and stores it; the key first, so that a certificate without its
-// key is never found.
-func (s *selfSigned) make() (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making the certificate's key: %w", err)
-	}
-	tmpl, err := s.template()
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("making the certificate: %w", err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(s.c.cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the directory for certificates: %w", err)
-	}
-	os.Remove(s.files.crt) // an old one would not fit the new key
-	for _, f := range []struct {
-		path, kind string
-		der        []byte
-	}{{s.files.key, "PRIVATE KEY", keyDER}, {s.files.crt, "CERTIFICATE", der}} {
-		if err := writeFile(f.path, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der})); err != nil {
-			return nil, fmt.Errorf("storing the certificate: %w", err)
-		}
-	}
-	return s.files.load()
-}
-
-func (s *selfSigned) template() (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, err
-	}
-	now := s.c.cfg.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: s.commonName()},
-		NotBefore:             now.Add(-24 * time.Hour), // clients' clocks
-		NotAfter:              now.Add(s.validity()),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-	}
-	addrs := s.c.cfg.Addrs
-	if ip, err := netip.ParseAddr(s.c.host); err == nil {
-		addrs = append([]netip.Addr{ip}, addrs...)
-	} else if s.c.host != "" {
-		tmpl.DNSNames = []string{s.c.host}
-	}
-	for _, a := range addrs {
-		tmpl.IPAddresses = append(tmpl.IPAddresses, net.IP(a.Unmap().WithZone("").AsSlice()))
-	}
-	return tmpl, nil
-}
-
-// commonName is for people; it must not look like the engine's own certificate.
-func (s *selfSigned) commonName() string {
-	if n := len(s.c.host); n > 0 && n <= 64 {
-		return s.c.host
-	}
-	return "relay"
 }

@@ -82,7 +82,7 @@ func (s *Server) loadDERP(ctx context.Context, cfg *config.Config) (*derpmap.Loa
 const firstLoad = 3 * time.Second
 
 // repinned puts the pin of a new certificate into the DERP map.
-func (s *Server) repinned(string) {
+func (s *Server) repinned() {
 	s.mu.Lock()
 	loader := s.derpMap
 	s.mu.Unlock()
@@ -101,14 +101,16 @@ func (s *Server) embeddedRegion(cfg *config.Config) (func() *tailcfg.DERPRegion,
 		return nil, fmt.Errorf("reading server_url: %w", err)
 	}
 	describe := func() (*tailcfg.DERPRegion, error) {
+		cert := s.relayCert(u)
+		host, ip4, ip6 := cert.Published(u.Hostname(), cfg.DERP.Server.IPv4, cfg.DERP.Server.IPv6)
 		return derpmap.Embedded(derpmap.Relay{
 			RegionID:   cfg.DERP.Server.RegionID,
 			RegionCode: cfg.DERP.Server.RegionCode,
 			RegionName: cfg.DERP.Server.RegionName,
-			HostName:   u.Hostname(),
-			IPv4:       addrText(cfg.DERP.Server.IPv4),
-			IPv6:       addrText(cfg.DERP.Server.IPv6),
-			CertName:   s.relayPin(u),
+			HostName:   host,
+			IPv4:       ip4,
+			IPv6:       ip6,
+			CertName:   cert.Pin,
 			DERPPort:   serverPort(u),
 			STUNPort:   s.stunPort(),
 		})
@@ -126,13 +128,13 @@ func (s *Server) embeddedRegion(cfg *config.Config) (func() *tailcfg.DERPRegion,
 	}, nil
 }
 
-// relayPin is the pin of the certificate that clients of the embedded relay meet. Where server_url is https and the
+// relayCert is the certificate that clients of the embedded relay are to meet. Where server_url is https and the
 // certificate is our own all the same, a proxy with another one stands in front.
-func (s *Server) relayPin(u *url.URL) string {
+func (s *Server) relayCert(u *url.URL) derp.CertInfo {
 	if u.Scheme == "https" {
-		return ""
+		return derp.CertInfo{}
 	}
-	return s.cert.pin()
+	return s.cert.published()
 }
 
 func (s *Server) stunPort() int {

@@ -223,13 +223,5 @@ func writeNewFile(path string, text []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// addrText is an address for the DERP map; empty for none.
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}
-
 // Store is the server's store.
 func (s *Server) Store() *store.Store { return s.store }

@@ -27,9 +27,9 @@ type certificate struct {
 	selfSigned *derp.Cert                       // of its own making: clients know it by its pin, or do not ask
 }
 
-// openCertificate prepares the one that the configuration asks for. pinned is called when a certificate of our own making
-// was replaced, with its new pin.
-func openCertificate(cfg *config.Config, log *slog.Logger, pinned func(pin string)) (*certificate, error) {
+// openCertificate prepares the one that the configuration asks for. pinned is called when there is another certificate of
+// our own making to publish.
+func openCertificate(cfg *config.Config, log *slog.Logger, pinned func()) (*certificate, error) {
 	c := &certificate{}
 	switch {
 	case cfg.TLS.CertPath != "":
@@ -59,12 +59,15 @@ func openCertificate(cfg *config.Config, log *slog.Logger, pinned func(pin strin
 // trusted reports whether an authority vouches for the certificate, so that the main port speaks TLS only.
 func (c *certificate) trusted() bool { return c.selfSigned == nil }
 
-// pin is the hash by which clients know a certificate of the server's own making; empty for others.
-func (c *certificate) pin() string {
+// published is what the DERP map says of a certificate of the server's own making; zero for others.
+func (c *certificate) published() derp.CertInfo {
 	if c.selfSigned == nil {
-		return ""
+		return derp.CertInfo{}
 	}
-	return c.selfSigned.Pin()
+	if list := c.selfSigned.Certificates(); len(list) > 0 {
+		return list[0]
+	}
+	return derp.CertInfo{}
 }
 
 func (c *certificate) tlsConfig() *tls.Config {
