@@ -24,22 +24,7 @@ type attrFlow struct {
 
 func (c *compiler) compileAttrs() {
 	for _, a := range c.policy.attrs {
-		nodes := newBitset(len(c.x.ids))
-		for _, s := range a.target {
-			switch {
-			case s.kind == byAll:
-				nodes.add(c.x.all)
-			case s.isIdentity():
-				nodes.add(c.nodesOf(s))
-			default:
-				for _, r := range s.ranges {
-					for _, addr := range c.x.addressesIn(r) {
-						nodes.set(addr.node)
-					}
-				}
-			}
-		}
-		c.attrs = append(c.attrs, attrFlow{nodes, a.caps})
+		c.attrs = append(c.attrs, attrFlow{c.targeted(a.target), a.caps})
 	}
 	switch c.policy.oneCGNAT {
 	case "mac-always":
@@ -47,6 +32,26 @@ func (c *compiler) compileAttrs() {
 	case "mac-never":
 		c.attrs = append(c.attrs, attrFlow{c.x.macs, tailcfg.NodeCapMap{tailcfg.NodeAttrOneCGNATDisable: nil}})
 	}
+}
+
+// targeted are the nodes that targets of nodeAttrs stand for.
+func (c *compiler) targeted(targets []selector) bitset {
+	nodes := newBitset(len(c.x.ids))
+	for _, s := range targets {
+		switch {
+		case s.kind == byAll:
+			nodes.add(c.x.all)
+		case s.isIdentity():
+			nodes.add(c.nodesOf(s))
+		default:
+			for _, r := range s.ranges {
+				for _, addr := range c.x.addressesIn(r) {
+					nodes.set(addr.node)
+				}
+			}
+		}
+	}
+	return nodes
 }
 
 // Caps are the node capabilities that the policy gives to the node itself. Do not change the result.

@@ -15,7 +15,7 @@ import (
 func (p *Policy) check(w *draft) *Refusal {
 	for _, step := range []func(*draft) *Refusal{
 		p.defineNames, p.defineHosts, p.defineSets, p.defineGroups, p.defineTags,
-		p.checkRules, p.checkSSH, p.checkApprovers, p.checkAttrs,
+		p.checkRules, p.checkSSH, p.checkApprovers, p.checkAttrs, p.checkRegions,
 	} {
 		if r := step(w); r != nil {
 			return r
@@ -244,7 +244,7 @@ func (p *Policy) setEverywhere(on bool, attr tailcfg.NodeCapability) {
 func attrTarget(s selector) *Refusal {
 	switch s.kind {
 	case bySelf, byInternet, byDanger:
-		return refuse(s.line, "name users, groups, tags or hosts", "%q cannot be used as a target of nodeAttrs", s.text)
+		return refuse(s.line, "name users, groups, tags or hosts", "%q cannot be used as a target", s.text)
 	}
 	return nil
 }

@@ -28,6 +28,8 @@ type Compiled struct {
 	ssh   []sshFlow
 	attrs []attrFlow
 
+	selections []*Selection // by node; nil: all regions
+
 	filters   []atomic.Pointer[[]tailcfg.FilterRule] // by node; made when asked for
 	shared    sync.Map                               // filters that name no node, and other results, by content
 	sshCache  []atomic.Pointer[tailcfg.SSHPolicy]
@@ -101,6 +103,7 @@ func Compile(p *Policy, s *tailnet.Snapshot) (*Compiled, error) {
 	c.compileRules()
 	c.compileSSH()
 	c.compileAttrs()
+	c.compileRegions()
 	c.compilePaths()
 	c.compileClasses()
 	c.findNobodies()

@@ -5,10 +5,12 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/tailscale/hujson"
 	"tailscale.com/tailcfg"
 )
 
-// DERPMap is the policy's derpMap as JSON, in the form of tailcfg.DERPMap, with its line; empty for none. What stands in
+// DERPMap is the policy's derpMap as JSON, in the form of tailcfg.DERPMap and without our rules, with its line; empty for
+// none. What stands in
 // it is checked by whoever puts it over the server's own.
 func (p *Policy) DERPMap() (text string, line int) {
 	if p == nil {
@@ -25,12 +27,27 @@ func (p *Policy) ExtraRecords() []tailcfg.DNSRecord {
 	return p.records
 }
 
-func readDERPMap(d *document, v value, p *Policy) *Refusal {
-	empty := true
-	if r := d.members(v, func(string, int, value) *Refusal { empty = false; return nil }); r != nil || empty {
+// readDERPMap takes the rules out of derpMap; the rest stays as it was written.
+func readDERPMap(d *document, v value, w *draft, p *Policy) *Refusal {
+	rest, ruled := &hujson.Object{}, false
+	r := d.members(v, func(name string, line int, m value) *Refusal {
+		if !strings.EqualFold(name, "rules") {
+			rest.Members = append(rest.Members, hujson.ObjectMember{Name: hujson.Value{Value: hujson.String(name)}, Value: *m.Value})
+			return nil
+		}
+		if ruled {
+			return refuse(line, "keep one", "%q is given twice", "rules").at(v.place)
+		}
+		if ruled = true; isNull(m) {
+			return nil
+		}
+		m.place = join(v.place, "rules")
+		return readRegionRules(d, m, w)
+	})
+	if r != nil || len(rest.Members) == 0 {
 		return r
 	}
-	p.derpMap = word{d.raw(v), d.line(v)}
+	p.derpMap = word{d.raw(value{Value: &hujson.Value{Value: rest}}), d.line(v)}
 	return nil
 }
 

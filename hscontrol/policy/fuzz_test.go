@@ -15,6 +15,7 @@ func FuzzPolicy(f *testing.F) {
 	f.Add(`{"groups": {"group:a": ["group:a"]}, "tagOwners": {"tag:a": ["tag:b"], "tag:b": ["tag:a"]}}`)
 	f.Add(`{"ssh": [{"action": "check", "checkPeriod": "always", "src": ["a@"], "dst": ["autogroup:self"], "users": ["localpart:*@b.c", "root"]}],
 		"tests": [{"src": "a@", "accept": ["[::1]:1"]}], "sshTests": [{"src": "a@", "dst": ["b@"], "accept": ["c"]}]}`)
+	f.Add(`{"derpMap": {"Regions": {"1": null}, "rules": [{"target": ["*", "a@", "1.2.3.4"], "allow": ["home", 901], "deny": [2]}]}}`)
 	f.Add(`{"ipsets": {"ipset:a": ["add 0.0.0.0/0", "remove 1.2.3.4"]}, "acls": [{"action": "accept", "src": ["ipset:a"], "dst": ["ipset:a:*"]}]}`)
 	f.Add("{\"acls\": [ // note\n /* more */ ],}")
 	f.Add(strings.Repeat("[", 1000))
@@ -35,6 +36,9 @@ func FuzzPolicy(f *testing.F) {
 			c.Filter(n.ID)
 			c.SSH(n.ID)
 			c.Caps(n.ID)
+			if m := c.Selection(n.ID).Of(relays); m.Regions == nil || len(m.Regions) > len(relays.Regions) {
+				t.Errorf("node %d is told of %v", n.ID, m.Regions)
+			}
 			if c.Filter(n.ID) == nil {
 				t.Error("a filter is nil")
 			}
@@ -46,6 +50,8 @@ func FuzzPolicy(f *testing.F) {
 			}
 		}
 		_ = c.Test(s)
+		p.StrayRegions(relays)
+		c.LeavesWithout(relays, s)
 		for _, q := range []policy.Question{{From: "node1", To: "node3", Port: 80}, {From: "node3", To: "node1", SSH: "root"}} {
 			if a, err := c.Explain(s, q); err != nil || a.Allowed != (a.Outcome != "deny") {
 				t.Errorf("%+v: got %+v, %v", q, a, err)

@@ -15,6 +15,7 @@ type draft struct {
 	approveRoutes                    []entry
 	approveExit                      []word
 	attrs                            []attrDraft
+	regions                          []regionDraft
 	tests                            []test
 	sshTests                         []sshTest
 
@@ -115,7 +116,7 @@ func readDraft(d *document, root value, w *draft, p *Policy) *Refusal {
 
 		"postures":          func(v value) *Refusal { return readPostures(d, v) },
 		"defaultSrcPosture": d.unlessEmpty(noPostures),
-		"derpMap":           func(v value) *Refusal { return readDERPMap(d, v, p) },
+		"derpMap":           func(v value) *Refusal { return readDERPMap(d, v, w, p) },
 		"extraDNSRecords": func(v value) *Refusal {
 			return d.list(v, func(_ int, e value) *Refusal { return readRecord(d, e, p) })
 		},

@@ -4,7 +4,8 @@
 // The flow, in the order of the files: document.go and parse.go read HuJSON into a Policy, selector.go and check.go
 // find what can be wrong without knowing a tailnet; extras.go has what a policy says beside rules. index.go numbers the nodes of a snapshot, resolve.go says which of
 // them a selector means, compile.go makes flows of the rules. From the flows, visible.go answers who sees whom with
-// which routes, filter.go writes packet filters, ssh.go SSH policies, attrs.go capabilities, approve.go approvals.
+// which routes, filter.go writes packet filters, ssh.go SSH policies, attrs.go capabilities, approve.go approvals,
+// regions.go relays.
 // verify.go runs the tests that a policy holds about itself, explain.go says which rule decides about a packet or a
 // login, diff.go what another policy changes for whom; eval.go is the dry run over an inventory.
 package policy
@@ -40,7 +41,8 @@ type Policy struct {
 	sshTests []sshTest
 
 	oneCGNAT string // "", "mac-always" or "mac-never"
-	derpMap  word   // as JSON; empty: none
+	derpMap  word   // as JSON, less its rules; empty: none
+	regions  []regionRule
 	records  []tailcfg.DNSRecord
 	warnings []string
 }
