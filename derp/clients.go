@@ -1,11 +1,13 @@
 package derp
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 
 	"go4.org/mem"
+	"golang.org/x/time/rate"
 	"tailscale.com/derp"
 	"tailscale.com/types/key"
 )
@@ -30,6 +32,8 @@ type peer struct {
 	conns []*client // all connections of the key, the one that spoke last at the end
 	links []*link   // the one known longest first
 	turns int       // how often the connections took the word from each other
+	bound Bound     // on what the node sends, by all its connections
+	limit *rate.Limiter
 }
 
 // find looks for a node without a lock.
@@ -44,17 +48,43 @@ func (e *engine) find(dst *nodeKey) (*client, *link) {
 	return nil, p.via.Load()
 }
 
-// join makes c the connection that gets its node's packets.
-func (e *engine) join(c *client) {
+// introduce notes who c is, so that it can be evicted while it is being admitted.
+func (e *engine) introduce(c *client, k nodeKey) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c.limit.Store(e.limiterOf(c))
+	c.key = k
+	e.asking[k] = append(e.asking[k], c)
+}
+
+// unask undoes introduce.
+func (e *engine) unask(c *client) {
+	left := slices.DeleteFunc(e.asking[c.key], func(other *client) bool { return other == c })
+	if len(left) == 0 {
+		delete(e.asking, c.key)
+		return
+	}
+	e.asking[c.key] = left
+}
+
+// join makes c the connection that gets its node's packets, unless it was evicted meanwhile
+// or the relay takes no clients.
+func (e *engine) join(c *client) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c.isCut.Load() {
+		return net.ErrClosed
+	}
+	if why := e.closure.reason(); why != "" && !c.meshed {
+		return &refusal{c.key.public(), c.source.Addr(), why}
+	}
+	e.unask(c)
 	p, ok := e.peers.Load(c.key)
 	if !ok {
 		p = &peer{}
 		e.peers.Store(c.key, p)
 	}
 	p.conns = append(p.conns, c)
+	e.bind(c)
 	if len(p.conns) > 1 {
 		e.count.duplicates.Add(1)
 		for _, other := range p.conns {
@@ -66,6 +96,7 @@ func (e *engine) join(c *client) {
 	for w := range e.watchers {
 		w.tellPresent(c)
 	}
+	return nil
 }
 
 // part takes c out. When it was the last connection of its node, and no other relay has the
@@ -74,6 +105,7 @@ func (e *engine) part(c *client) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, joined := e.clients[c]; !joined {
+		e.unask(c)
 		return
 	}
 	delete(e.clients, c)
@@ -187,14 +219,14 @@ func (e *engine) watch(c *client) {
 func (e *engine) evict(k nodeKey) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p, ok := e.peers.Load(k)
-	if !ok {
-		return 0
+	list := e.asking[k]
+	if p, ok := e.peers.Load(k); ok {
+		list = slices.Concat(list, p.conns)
 	}
-	for _, c := range p.conns {
+	for _, c := range list {
 		c.cut()
 	}
-	return len(p.conns)
+	return len(list)
 }
 
 func (c *client) tellGone(k nodeKey, why derp.PeerGoneReasonType) {

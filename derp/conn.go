@@ -37,8 +37,9 @@ type client struct {
 	key       nodeKey
 	meshed    bool // it knows the mesh key
 	flags     derp.PeerPresentFlags
-	duplicate atomic.Bool // others have the same key
-	limit     atomic.Pointer[rate.Limiter]
+	duplicate atomic.Bool            // others have the same key
+	limit     atomic.Pointer[bounds] // nil when there are none
+	told      Bound                  // what it was told to keep to; guarded by engine.mu
 
 	// The reader's:
 	first  [firstRead]byte
@@ -156,6 +157,11 @@ func (c *client) read() error {
 				c.settle()
 				return ferr
 			}
+			if b := c.limit.Load(); b != nil {
+				if perr := c.pay(b, used); perr != nil {
+					err = perr
+				}
+			}
 			if need > len(*buf) {
 				large := largePool.Get().(*[]byte)
 				copy(*large, (*buf)[used:n])
@@ -231,11 +237,6 @@ func (c *client) frames(b []byte) (used, need int, err error) {
 		}
 		if known && len(rest) < derp.FrameHeaderLen+n {
 			return used, derp.FrameHeaderLen + n, nil
-		}
-		if l := c.limit.Load(); l != nil {
-			if err := c.await(l, n); err != nil {
-				return used, 0, err
-			}
 		}
 		if !known {
 			c.eng.count.unknownFrames.Add(1)

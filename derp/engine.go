@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/go4org/hashtriemap"
-	"golang.org/x/time/rate"
 	"tailscale.com/derp"
 	"tailscale.com/types/key"
 )
@@ -29,7 +28,9 @@ type engine struct {
 	metaCert []byte
 	start    time.Time
 	ids      atomic.Uint64
-	bound    atomic.Pointer[Rate]
+	limits   atomic.Pointer[limits]
+	month    month
+	sending  sending
 	count    counters
 
 	// peers are all that can be reached. It is read without a lock and written under mu.
@@ -37,7 +38,9 @@ type engine struct {
 
 	mu       sync.Mutex
 	closed   bool
+	closure  closure
 	open     map[*client]struct{}             // all connections, also those still at the handshake
+	asking   map[nodeKey][]*client            // those that said who they are and have not joined
 	clients  map[*client]struct{}             // those that have joined
 	watchers map[*client]struct{}             // those that are told who comes and goes
 	hearers  map[nodeKey]map[*client]struct{} // who is told when a node is gone
@@ -55,6 +58,7 @@ func newEngine(cfg Config) (*engine, error) {
 		patience: defaultPatience,
 		start:    time.Now(),
 		open:     map[*client]struct{}{},
+		asking:   map[nodeKey][]*client{},
 		clients:  map[*client]struct{}{},
 		watchers: map[*client]struct{}{},
 		hearers:  map[nodeKey]map[*client]struct{}{},
@@ -76,7 +80,7 @@ func newEngine(cfg Config) (*engine, error) {
 	if e.metaCert, err = makeMetaCert(cfg.Key.Public()); err != nil {
 		return nil, fmt.Errorf("making the certificate with the relay's key: %w", err)
 	}
-	e.bound.Store(&cfg.Rate)
+	e.limits.Store(newLimits(cfg.Limits))
 	return e, nil
 }
 
@@ -168,6 +172,7 @@ func (e *engine) close() {
 	for _, c := range e.all(true) {
 		c.cut()
 	}
+	e.stopSending()
 }
 
 // all returns the connections; shut says that no other is to come.
@@ -180,71 +185,6 @@ func (e *engine) all(shut bool) []*client {
 		list = append(list, c)
 	}
 	return list
-}
-
-// drain tells the clients that the relay restarts, and closes their connections one after the
-// other, spread over at most the given time, so that they do not all fall upon the next relay
-// at once. It returns when all have left, or ctx ends.
-func (e *engine) drain(ctx context.Context, over time.Duration) {
-	list := e.all(true)
-	if len(list) == 0 {
-		return
-	}
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	step := min(over/time.Duration(len(list)), drainStep)
-	t := time.NewTicker(max(step, time.Millisecond))
-	defer t.Stop()
-	perTick := max(1, int(time.Millisecond*time.Duration(len(list))/over))
-	for i, c := range list {
-		// In milliseconds: when to come back, and how long to try.
-		c.tell(derp.FrameRestarting, []byte{0, 0, 0, 100, 0, 0, 0x75, 0x30})
-		c.leave()
-		if i%perTick != perTick-1 {
-			continue
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-	for _, c := range list {
-		select {
-		case <-c.ended:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// drainStep is the most time between two clients that are sent away.
-const drainStep = 10 * time.Millisecond
-
-func (e *engine) rate() Rate { return *e.bound.Load() }
-
-// setRate changes the bound on clients, and tells them.
-func (e *engine) setRate(v Rate) {
-	e.bound.Store(&v)
-	e.mu.Lock()
-	list := make([]*client, 0, len(e.clients))
-	for c := range e.clients {
-		c.limit.Store(e.limiterOf(c))
-		list = append(list, c)
-	}
-	e.mu.Unlock()
-	for _, c := range list {
-		if !c.meshed {
-			c.tell(derp.FrameServerInfo, e.welcome(c.key.public()))
-		}
-	}
-}
-
-// limiterOf is the bound on c.
-func (e *engine) limiterOf(c *client) *rate.Limiter {
-	if c.meshed {
-		return nil
-	}
-	return e.rate().limiter()
 }
 
 // isMeshPeer reports whether a client knows the mesh key; it compares in constant time.

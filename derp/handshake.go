@@ -60,8 +60,8 @@ func (e *engine) greet(ctx context.Context, c *client, a accepted) error {
 	if err != nil {
 		return err
 	}
-	c.key = rawKey(node)
 	c.meshed = e.isMeshPeer(info.MeshKey)
+	e.introduce(c, rawKey(node))
 	c.flags = presence(c.meshed, info.IsProber, a.idealNode != "")
 	if !c.meshed { // a mesh peer carries others' packets; no tailnet knows its key
 		if err := e.ask(ctx, node, c.source.Addr()); err != nil {
@@ -71,9 +71,11 @@ func (e *engine) greet(ctx context.Context, c *client, a accepted) error {
 	if !c.reserve() {
 		return net.ErrClosed
 	}
-	e.join(c)
+	if err := e.join(c); err != nil {
+		return err
+	}
 	c.conn.SetDeadline(time.Now().Add(helloTimeout))
-	if _, err := c.conn.Write(appendFrame(nil, derp.FrameServerInfo, e.welcome(node))); err != nil {
+	if _, err := c.conn.Write(appendFrame(nil, derp.FrameServerInfo, e.welcome(c))); err != nil {
 		return fmt.Errorf("sending the welcome: %w", err)
 	}
 	c.conn.SetDeadline(time.Time{})
@@ -94,13 +96,16 @@ func (e *engine) ask(ctx context.Context, node key.NodePublic, source netip.Addr
 	return nil
 }
 
-// welcome is the sealed ServerInfo for a node.
-func (e *engine) welcome(node key.NodePublic) []byte {
-	text, err := json.Marshal(e.rate().bucket())
+// welcome is the sealed ServerInfo for a client that has joined.
+func (e *engine) welcome(c *client) []byte {
+	e.mu.Lock()
+	told := c.told
+	e.mu.Unlock()
+	text, err := json.Marshal(told.bucket())
 	if err != nil {
 		panic(err) // three numbers
 	}
-	return e.key.SealTo(node, text)
+	return e.key.SealTo(c.key.public(), text)
 }
 
 // presence is how a client is described to those that watch.

@@ -69,14 +69,14 @@ func TestLoadKeyForms(t *testing.T) {
 func TestLoadRate(t *testing.T) {
 	for _, tt := range []struct {
 		file string
-		want derp.Rate
+		want derp.Bound
 		ok   bool
 	}{
-		{`{"PerClientRateLimitBytesPerSec": 1000, "PerClientRateBurstBytes": 2000}`, derp.Rate{PerClient: 1000, Burst: 2000}, true},
-		{`{}`, derp.Rate{}, true},
-		{`{"PerClientRateLimit": 1000}`, derp.Rate{}, false},
-		{`{"PerClientRateLimitBytesPerSec": -1}`, derp.Rate{}, false},
-		{``, derp.Rate{}, false},
+		{`{"PerClientRateLimitBytesPerSec": 1000, "PerClientRateBurstBytes": 2000}`, derp.Bound{Rate: 1000, Burst: 2000}, true},
+		{`{}`, derp.Bound{}, true},
+		{`{"PerClientRateLimit": 1000}`, derp.Bound{}, false},
+		{`{"PerClientRateLimitBytesPerSec": -1}`, derp.Bound{}, false},
+		{``, derp.Bound{}, false},
 	} {
 		path := filepath.Join(t.TempDir(), "rate.json")
 		if err := os.WriteFile(path, []byte(tt.file), 0o600); err != nil {

@@ -11,7 +11,170 @@ import (
 
 	"golang.org/x/time/rate"
 	"tailscale.com/derp"
+	"tailscale.com/types/key"
 )
+
+// Limits bound what the relay carries. The zero value sets no bound. Other relays of the mesh
+// are not bounded: what they bring was bounded where it came in.
+type Limits struct {
+	// Node is the bound on what one node sends, over all its connections. It is called when a
+	// node connects and when SetLimits changes the limits; it must not block. Nil is no bound.
+	Node func(key.NodePublic) Bound
+	// Total bounds what all nodes of this relay send together.
+	Total Bound
+	// MonthlyQuota is how many bytes the relay may send in a calendar month (UTC). When they
+	// are spent it sends its clients away, and takes none until the next month. Zero is no
+	// quota.
+	MonthlyQuota uint64
+	// UsedThisMonth is what the relay sent in this month as far as the caller knows, who keeps
+	// it over restarts (Load.SentThisMonth). The relay goes on from there, or from its own
+	// count if that is higher.
+	UsedThisMonth uint64
+	// ConnectionsPerSecond bounds new connections; what comes faster waits. Zero is no bound.
+	ConnectionsPerSecond float64
+	// ConnectionBurst is how many may come at once; zero means those of one second.
+	ConnectionBurst int
+}
+
+// Bound is a token bucket.
+type Bound struct {
+	Rate  uint64 // bytes per second; zero is no bound
+	Burst uint64 // bytes; one packet of the largest size always fits
+}
+
+// Each gives every node the same bound, as Limits.Node.
+func Each(b Bound) func(key.NodePublic) Bound {
+	if b.Rate == 0 {
+		return nil
+	}
+	return func(key.NodePublic) Bound { return b }
+}
+
+// Stricter combines the limits of two authorities: of each bound the one that allows less.
+func Stricter(a, b Limits) Limits {
+	s := Limits{
+		Node:                 a.Node,
+		Total:                stricter(a.Total, b.Total),
+		MonthlyQuota:         lesser(a.MonthlyQuota, b.MonthlyQuota),
+		UsedThisMonth:        max(a.UsedThisMonth, b.UsedThisMonth),
+		ConnectionsPerSecond: lesser(a.ConnectionsPerSecond, b.ConnectionsPerSecond),
+		ConnectionBurst:      lesser(a.ConnectionBurst, b.ConnectionBurst),
+	}
+	switch {
+	case a.Node == nil:
+		s.Node = b.Node
+	case b.Node != nil:
+		s.Node = func(k key.NodePublic) Bound { return stricter(a.Node(k), b.Node(k)) }
+	}
+	return s
+}
+
+func stricter(a, b Bound) Bound {
+	switch {
+	case a.Rate == 0:
+		return b
+	case b.Rate == 0:
+		return a
+	}
+	return Bound{Rate: min(a.Rate, b.Rate), Burst: min(a.Burst, b.Burst)}
+}
+
+// lesser is the smaller of two bounds of which zero is none.
+func lesser[T int | uint64 | float64](a, b T) T {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// LoadRate reads the bound on each node from a JSON file, the -rate-config of cmd/derper.
+func LoadRate(path string) (Bound, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Bound{}, fmt.Errorf("reading the rate file: %w", err)
+	}
+	defer f.Close()
+	dec := json.NewDecoder(io.LimitReader(f, 64<<10))
+	dec.DisallowUnknownFields()
+	var v struct {
+		Rate  uint64 `json:"PerClientRateLimitBytesPerSec"`
+		Burst uint64 `json:"PerClientRateBurstBytes"`
+	}
+	if err := dec.Decode(&v); err != nil {
+		return Bound{}, fmt.Errorf("parsing the rate file %s: %w", path, err)
+	}
+	if v.Rate > math.MaxInt64 || v.Burst > math.MaxInt64 {
+		return Bound{}, fmt.Errorf("the rate file %s has a rate that is too large", path)
+	}
+	return Bound(v), nil
+}
+
+// limits are those in force. They are replaced as a whole.
+type limits struct {
+	Limits
+	total    *rate.Limiter // nil when there is no bound
+	replaced chan struct{} // closed when others are in force
+}
+
+func newLimits(v Limits) *limits {
+	return &limits{Limits: v, total: v.Total.limiter(), replaced: make(chan struct{})}
+}
+
+// of is the bound on one node.
+func (l *limits) of(k key.NodePublic) Bound {
+	if l.Node == nil {
+		return Bound{}
+	}
+	return l.Node(k)
+}
+
+// SetLimits replaces the limits, also for those connected now, and tells clients what they are
+// to keep to.
+func (r *Relay) SetLimits(v Limits) { r.engine.setLimits(v) }
+
+// setLimits is SetLimits.
+func (e *engine) setLimits(v Limits) {
+	e.month.atLeast(time.Now(), e.census().sentBytes, v.UsedThisMonth)
+	e.mu.Lock()
+	old, now := e.limits.Load(), newLimits(v)
+	if v.Total == old.Total {
+		now.total = old.total // with what is left in it
+	}
+	e.limits.Store(now)
+	var list []*client
+	for c := range e.clients {
+		if e.bind(c) {
+			list = append(list, c)
+		}
+	}
+	e.mu.Unlock()
+	close(old.replaced)
+	for _, c := range list {
+		c.tell(derp.FrameServerInfo, e.welcome(c))
+	}
+}
+
+// bind puts c under the limits in force, and reports whether c has to be told of others than
+// it knows. All connections of a node share its bound. The caller holds e.mu, and c is among
+// its node's connections.
+func (e *engine) bind(c *client) (news bool) {
+	p, ok := e.peers.Load(c.key)
+	if !ok || c.meshed {
+		return false
+	}
+	l := e.limits.Load()
+	if bound := l.of(c.key.public()); bound != p.bound {
+		p.bound, p.limit = bound, bound.limiter()
+	}
+	var b *bounds
+	if p.limit != nil || l.total != nil {
+		b = &bounds{node: p.limit, total: l.total, replaced: l.replaced}
+	}
+	c.limit.Store(b)
+	told := c.told
+	c.told = stricter(p.bound, l.Total)
+	return c.told != told
+}
 
 // minBurst is the least that a client may send at once: one packet of the largest size.
 const minBurst = derp.MaxPacketSize + derp.KeyLen
@@ -21,29 +184,41 @@ const minBurst = derp.MaxPacketSize + derp.KeyLen
 // more slowly.
 const sourceBurst = 512 << 10
 
-// limiter is the bound on one client; nil when there is none.
-func (v Rate) limiter() *rate.Limiter {
-	if v.PerClient == 0 {
+// limiter is the bucket itself; nil when there is no bound.
+func (b Bound) limiter() *rate.Limiter {
+	if b.Rate == 0 {
 		return nil
 	}
-	return rate.NewLimiter(rate.Limit(v.PerClient), int(min(max(v.Burst, minBurst), math.MaxInt32)))
+	return rate.NewLimiter(rate.Limit(b.Rate), int(min(max(b.Burst, minBurst), math.MaxInt32)))
 }
 
-// bucket is what a client is told to keep to, as in derp.ServerInfo.
-func (v Rate) bucket() derp.ServerInfo {
+// bucket is what a client is told to keep to.
+func (b Bound) bucket() derp.ServerInfo {
 	info := derp.ServerInfo{Version: derp.ProtocolVersion}
-	if v.PerClient > 0 {
-		info.TokenBucketBytesPerSecond = int(min(v.PerClient, math.MaxInt32))
-		info.TokenBucketBytesBurst = int(min(max(v.Burst, 2*v.PerClient, sourceBurst), math.MaxInt32))
+	if b.Rate > 0 {
+		info.TokenBucketBytesPerSecond = int(min(b.Rate, math.MaxInt32))
+		info.TokenBucketBytesBurst = int(min(max(b.Burst, 2*b.Rate, sourceBurst), math.MaxInt32))
 	}
 	return info
 }
 
-// await waits until n bytes fit the client's bound, or the connection ends. Meanwhile nothing
-// is read, and TCP holds the sender back.
-func (c *client) await(l *rate.Limiter, n int) error {
-	r := l.ReserveN(time.Now(), min(n, minBurst))
-	d := r.Delay()
+// bounds are what holds one connection back.
+type bounds struct {
+	node, total *rate.Limiter // either may be nil
+	replaced    chan struct{}
+}
+
+// pay charges n bytes that were read to c's bounds and, when those are exceeded, waits until
+// they are not, or others are in force. Meanwhile nothing is read, and TCP holds the sender
+// back.
+func (c *client) pay(b *bounds, n int) error {
+	now := time.Now()
+	var d time.Duration
+	for _, l := range []*rate.Limiter{b.node, b.total} {
+		if l != nil {
+			d = max(d, l.ReserveN(now, min(n, minBurst)).DelayFrom(now))
+		}
+	}
 	if d <= 0 {
 		return nil
 	}
@@ -54,26 +229,9 @@ func (c *client) await(l *rate.Limiter, n int) error {
 	select {
 	case <-t.C:
 		return nil
+	case <-b.replaced:
+		return nil
 	case <-c.gone:
 		return net.ErrClosed
 	}
-}
-
-// LoadRate reads a Rate from a JSON file, the -rate-config of cmd/derper.
-func LoadRate(path string) (Rate, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Rate{}, fmt.Errorf("reading the rate file: %w", err)
-	}
-	defer f.Close()
-	dec := json.NewDecoder(io.LimitReader(f, 64<<10))
-	dec.DisallowUnknownFields()
-	var v Rate
-	if err := dec.Decode(&v); err != nil {
-		return Rate{}, fmt.Errorf("parsing the rate file %s: %w", path, err)
-	}
-	if v.PerClient > math.MaxInt64 || v.Burst > math.MaxInt64 {
-		return Rate{}, fmt.Errorf("the rate file %s has a rate that is too large", path)
-	}
-	return v, nil
 }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 
 	"tailscale.com/derp"
 	"tailscale.com/derp/derphttp"
 	"tailscale.com/net/netmon"
+	"tailscale.com/types/key"
 )
 
 // Mesh joins the relays of one region, so that clients of one reach clients of another.
@@ -103,4 +105,19 @@ func (m *mesh) close() {
 		l.close()
 	}
 	m.done.Wait()
+}
+
+// MeshPeer is another relay of the region.
+type MeshPeer struct {
+	Key   key.NodePublic   // its identity; nobody else is told the mesh key
+	Addrs []netip.AddrPort // where it listens, best first
+	Name  string           // to ask for in the TLS handshake (SNI)
+	Pin   string           // of its certificate (tailcfg.DERPNode.CertName); "" where an authority vouches
+}
+
+// SetMesh joins the relays that share psk (64 hex digits) and keeps links to the given ones;
+// the relay itself may be among them. It replaces what the last SetMesh said, and leaves alone
+// what Config.Mesh says. Links that stay are kept.
+func (r *Relay) SetMesh(psk string, peers []MeshPeer) error {
+	return errors.ErrUnsupported
 }

@@ -38,7 +38,7 @@ type counters struct {
 	goneDisconnected, goneNotHere       atomic.Int64
 	pings, unknownFrames, writeTimeouts atomic.Int64
 	forwardedIn, forwardedOut           atomic.Int64
-	rateWaits                           atomic.Int64
+	rateWaits, refused                  atomic.Int64
 	dropped, droppedBytes               [dropReasons][len(kinds)]atomic.Int64
 }
 
@@ -83,7 +83,7 @@ func (e *engine) dropForwards(why dropReason, frames []byte) {
 // census is who is here, counted when somebody asks.
 type census struct {
 	traffic
-	watchers, clients, notIdeal, local, remote, dupKeys, dupConns int
+	watchers, clients, meshed, notIdeal, local, remote, dupKeys, dupConns int
 }
 
 func (e *engine) census() census {
@@ -92,6 +92,9 @@ func (e *engine) census() census {
 	n := census{traffic: e.retired, watchers: len(e.watchers), clients: len(e.clients)}
 	for c := range e.clients {
 		n.add(c)
+		if c.meshed {
+			n.meshed++
+		}
 		if c.flags&derp.PeerPresentNotIdeal != 0 {
 			n.notIdeal++
 		}
@@ -144,8 +147,6 @@ func (e *engine) vars() expvar.Var {
 	set("packets_forwarded_out", c.forwardedOut.Load())
 	set("packets_forwarded_in", c.forwardedIn.Load())
 	set("sclient_write_timeouts", c.writeTimeouts.Load())
-	set("rate_limit_per_client_bytes_per_second", int64(e.rate().PerClient))
-	set("rate_limit_per_client_burst_bytes", int64(e.rate().Burst))
 	set("rate_limit_per_client_waited", c.rateWaits.Load())
 	byKind := new(expvar.Map).Init()
 	byKind.Add("disco", int64(n.gotDisco))

@@ -34,8 +34,8 @@ type Config struct {
 	// Log receives what the operator should know. Nil means slog.Default().
 	Log *slog.Logger
 
-	// Rate bounds what one client may send. The zero value sets no bound.
-	Rate Rate
+	// Limits bound what the relay carries, until SetLimits. The zero value sets no bound.
+	Limits Limits
 
 	// WriteTimeout is how long a client may refuse to take data before it is dropped.
 	// Zero means two seconds; negative means for ever.
@@ -50,15 +50,6 @@ type Config struct {
 	// Listen says what Run opens. It is unused by a relay that is embedded by way of
 	// Handler or Routes.
 	Listen Listen
-}
-
-// Rate bounds what one client may send through the relay, in bytes. It is also the shape of
-// the file that LoadRate reads. Mesh peers are not bounded.
-type Rate struct {
-	// PerClient is in bytes per second; zero sets no bound.
-	PerClient uint64 `json:"PerClientRateLimitBytesPerSec"`
-	// Burst is in bytes; one packet of the largest size always fits.
-	Burst uint64 `json:"PerClientRateBurstBytes"`
 }
 
 // Relay is a running relay. Make one with New, end it with Close or by ending Run.
@@ -113,9 +104,6 @@ func New(cfg Config) (*Relay, error) {
 // PublicKey is the relay's identity as clients see it.
 func (r *Relay) PublicKey() key.NodePublic { return r.cfg.Key.Public() }
 
-// SetRate changes the bound on clients, also for those connected now.
-func (r *Relay) SetRate(v Rate) { r.engine.setRate(v) }
-
 // Close ends every connection and returns when all have ended. A closed relay refuses new
 // clients. It is safe to call it twice.
 func (r *Relay) Close() error {
@@ -159,6 +147,7 @@ func (r *Relay) enter() bool {
 // noteRefused logs one refused client, within reason: a stranger may knock a thousand times
 // a second, and the log is not his.
 func (r *Relay) noteRefused(ctx context.Context, who *refusal) {
+	r.engine.count.refused.Add(1)
 	if !r.refusals.Allow() {
 		return
 	}

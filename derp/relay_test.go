@@ -152,24 +152,24 @@ func TestAdmission(t *testing.T) {
 }
 
 func TestRateIsBoundedAndCanChange(t *testing.T) {
-	r := newRelay(t, derp.Config{Rate: derp.Rate{PerClient: 100_000}})
+	r := newRelay(t, derp.Config{Limits: derp.Limits{Node: derp.Each(derp.Bound{Rate: 100_000})}})
 	url := serve(t, r)
 	a, b := newClient(t, url, key.NewNode()), newClient(t, url, key.NewNode())
 	connect(t, a)
 	connect(t, b)
 	send := func() time.Duration {
 		began := time.Now()
-		for range 3 { // the first fits into the burst
+		for range 4 { // the first fits into the burst, the last is waited for afterwards
 			exchange(t, a, b, make([]byte, ts.MaxPacketSize))
 		}
 		return time.Since(began)
 	}
 	if took := send(); took < 1200*time.Millisecond {
-		t.Errorf("three packets of 64 KiB took %v at 100 kB/s", took)
+		t.Errorf("four packets of 64 KiB took %v at 100 kB/s", took)
 	}
-	r.SetRate(derp.Rate{})
+	r.SetLimits(derp.Limits{})
 	if took := send(); took > 1200*time.Millisecond {
-		t.Errorf("three packets of 64 KiB took %v without a bound", took)
+		t.Errorf("four packets of 64 KiB took %v without a bound", took)
 	}
 }
 

@@ -47,11 +47,11 @@ type Listen struct {
 	KeepAlive, UserTimeout time.Duration
 
 	// Ready, if set, is called once when everything is open.
-	Ready func(Bound)
+	Ready func(Ports)
 }
 
-// Bound says where a running relay listens. What is not open is the zero AddrPort.
-type Bound struct {
+// Ports says where a running relay listens. What is not open is the zero AddrPort.
+type Ports struct {
 	Relay, HTTP, STUN, Debug netip.AddrPort
 }
 
@@ -108,9 +108,9 @@ func (r *Relay) Run(ctx context.Context) error {
 }
 
 // open opens all listeners; on an error it returns those that it had opened.
-func (r *Relay) open(ctx context.Context) (services []*service, bound Bound, err error) {
+func (r *Relay) open(ctx context.Context) (services []*service, bound Ports, err error) {
 	for _, step := range []struct {
-		open func(context.Context, Bound) (*service, error)
+		open func(context.Context, Ports) (*service, error)
 		at   *netip.AddrPort
 	}{
 		{r.openRelay, &bound.Relay},
@@ -130,7 +130,7 @@ func (r *Relay) open(ctx context.Context) (services []*service, bound Bound, err
 	return services, bound, nil
 }
 
-func (r *Relay) openRelay(ctx context.Context, _ Bound) (*service, error) {
+func (r *Relay) openRelay(ctx context.Context, _ Ports) (*service, error) {
 	l := r.cfg.Listen
 	ln, err := listenTCP(ctx, l)
 	if err != nil {
@@ -145,7 +145,7 @@ func (r *Relay) openRelay(ctx context.Context, _ Bound) (*service, error) {
 	return httpService(ln, srv, func(ln net.Listener) error { return srv.ServeTLS(ln, "", "") }), nil
 }
 
-func (r *Relay) openHTTP(ctx context.Context, bound Bound) (*service, error) {
+func (r *Relay) openHTTP(ctx context.Context, bound Ports) (*service, error) {
 	l := r.cfg.Listen
 	if l.Cert == nil || l.HTTPPort < 0 {
 		return nil, nil
@@ -164,7 +164,7 @@ func (r *Relay) openHTTP(ctx context.Context, bound Bound) (*service, error) {
 	return httpService(ln, srv, srv.Serve), nil
 }
 
-func (r *Relay) openSTUN(ctx context.Context, _ Bound) (*service, error) {
+func (r *Relay) openSTUN(ctx context.Context, _ Ports) (*service, error) {
 	l := r.cfg.Listen
 	if l.STUNPort < 0 {
 		return nil, nil
@@ -176,7 +176,7 @@ func (r *Relay) openSTUN(ctx context.Context, _ Bound) (*service, error) {
 	return &service{s.Addr(), s.Serve, func(context.Context) { s.Close() }}, nil
 }
 
-func (r *Relay) openDebug(ctx context.Context, _ Bound) (*service, error) {
+func (r *Relay) openDebug(ctx context.Context, _ Ports) (*service, error) {
 	addr := r.cfg.Listen.DebugAddr
 	if addr == "" {
 		return nil, nil

@@ -24,13 +24,13 @@ import (
 
 // start runs a relay on loopback and returns where it listens, and a function that ends it
 // and returns what Run returned.
-func start(t testing.TB, cfg derp.Config) (derp.Bound, func() error) {
+func start(t testing.TB, cfg derp.Config) (derp.Ports, func() error) {
 	t.Helper()
 	if cfg.Listen.Addr == "" {
 		cfg.Listen.Addr = "127.0.0.1:0"
 	}
-	ready := make(chan derp.Bound, 1)
-	cfg.Listen.Ready = func(b derp.Bound) { ready <- b }
+	ready := make(chan derp.Ports, 1)
+	cfg.Listen.Ready = func(b derp.Ports) { ready <- b }
 	r := newRelay(t, cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -12,8 +12,13 @@ import (
 )
 
 // ready prints everything once, when all is open.
-func (a *announcer) ready(b derp.Bound) {
+func (a *announcer) ready(b derp.Ports) {
 	a.bound.Store(&b)
+	if cert := a.cert.Load(); cert != nil {
+		if list := cert.Certificates(); len(list) > 0 {
+			a.published.Store(&list[0])
+		}
+	}
 	entry, note := a.entry()
 	if a.settings.logFormat == "json" {
 		a.log.Info("ready", "key", a.key.String(), "relay", text(b.Relay), "http", text(b.HTTP),
@@ -41,13 +46,26 @@ func (a *announcer) ready(b derp.Bound) {
 	fmt.Fprint(a.out, p.String())
 }
 
-// changed tells of a new certificate, which clients that know the old one's pin will refuse.
-func (a *announcer) changed(pin string) {
-	if a.bound.Load() == nil || pin == "" {
+// changed tells of another certificate, and until when the entry that is in the DERP map now
+// will do; and of an old one that has ended.
+func (a *announcer) changed() {
+	if a.bound.Load() == nil {
+		return
+	}
+	list := a.cert.Load().Certificates()
+	if len(list) == 0 || list[0].Pin == "" {
 		return
 	}
 	entry, _ := a.entry()
-	a.log.Warn("the certificate has another pin: put it into the DERP map, or clients stay away", "cert_name", pin, "derp_map", entry)
+	switch before := a.published.Swap(&list[0]); {
+	case before != nil && *before == list[0]:
+		a.log.Info("the old certificate has ended: clients whose DERP map still has its pin stay away", "cert_name", list[0].Pin)
+	case len(list) > 1:
+		a.log.Warn("the next certificate is served beside the old one: put its entry into the DERP map before the old one ends",
+			"old_ends", list[1].Expires.UTC(), "cert_name", list[0].Pin, "derp_map", entry)
+	default:
+		a.log.Warn("the certificate has another pin: put its entry into the DERP map now, or clients stay away", "cert_name", list[0].Pin, "derp_map", entry)
+	}
 }
 
 func text(a netip.AddrPort) string {
@@ -102,39 +120,56 @@ func (a *announcer) entry() (entry, note string) {
 	if cert == nil || !s.derp {
 		return "", ""
 	}
+	hostname, v4, v6 := s.hostname, netip.Addr{}, netip.Addr{}
+	var notes []string
+	if hostname == "" {
+		if len(a.addrs) == 0 {
+			return "", "This machine has no address of its own: say with -hostname what clients connect to."
+		}
+		hostname = a.addrs[0].String()
+		v4, v6 = firstOf(a.addrs, netip.Addr.Is4), firstOf(a.addrs, netip.Addr.Is6)
+		if !derp.IsPublic(a.addrs[0]) {
+			notes = append(notes, "This machine has only private addresses. If clients reach it by another, give that as -hostname.")
+		}
+	}
 	r := derpmap.Relay{
 		RegionID: s.regionID, RegionCode: s.regionCode, RegionName: s.regionName,
-		HostName: s.hostname, CertName: cert.Pin(),
 		DERPPort: int(bound.Relay.Port()), STUNPort: -1,
 		CanPort80: bound.HTTP.Port() == 80,
 	}
 	if bound.STUN.IsValid() {
 		r.STUNPort = int(bound.STUN.Port())
 	}
-	var notes []string
-	if r.HostName == "" {
-		if len(a.addrs) == 0 {
-			return "", "This machine has no address of its own: say with -hostname what clients connect to."
-		}
-		r.HostName = a.addrs[0].String()
-		for _, ip := range a.addrs {
-			switch {
-			case ip.Is4() && r.IPv4 == "":
-				r.IPv4 = ip.String()
-			case ip.Is6() && r.IPv6 == "":
-				r.IPv6 = ip.String()
-			}
-		}
-		if !derp.IsPublic(a.addrs[0]) {
-			notes = append(notes, "This machine has only private addresses. If clients reach it by another, give that as -hostname.")
-		}
-	}
-	if r.CertName != "" {
-		notes = append(notes, "Clients know this certificate by its pin (CertName), from v1.84 on.")
-	}
+	list := append(cert.Certificates(), derp.CertInfo{}) // there may be none yet
+	r.CertName = list[0].Pin
+	r.HostName, r.IPv4, r.IPv6 = list[0].Published(hostname, v4, v6)
 	region, err := derpmap.Embedded(r)
 	if err != nil {
 		return "", "No entry for the DERP map: " + err.Error()
 	}
-	return derpmap.Entry(region), strings.Join(notes, "\n")
+	return derpmap.Entry(region), strings.Join(append(notes, certNotes(list[:len(list)-1])...), "\n")
+}
+
+// certNotes say what to know about certificates that are known by their pins.
+func certNotes(list []derp.CertInfo) (notes []string) {
+	if len(list) == 0 || list[0].Pin == "" {
+		return nil
+	}
+	notes = append(notes, "Clients know this certificate by its pin (CertName), from v1.84 on.")
+	for _, old := range list[1:] {
+		notes = append(notes, fmt.Sprintf("An entry with the old pin, %s, works until %s: replace it before.", old.Pin, old.Expires.UTC().Format(time.RFC1123)))
+	}
+	if list[0].Name != "" {
+		notes = append(notes, "HostName is the certificate's own name: clients dial the address, and the name says which certificate they know.")
+	}
+	return notes
+}
+
+func firstOf(addrs []netip.Addr, is func(netip.Addr) bool) netip.Addr {
+	for _, a := range addrs {
+		if is(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
 }

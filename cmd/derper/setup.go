@@ -21,6 +21,7 @@ type relay struct {
 	log        *slog.Logger
 	cert       *derp.Cert // nil without TLS
 	rateConfig string
+	limits     derp.Limits // in force
 }
 
 // build makes the relay. It announces itself to out when it is open.
@@ -51,9 +52,11 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 		return nil, err
 	}
 	if s.rateConfig != "" {
-		if cfg.Rate, err = derp.LoadRate(s.rateConfig); err != nil {
+		bound, err := derp.LoadRate(s.rateConfig)
+		if err != nil {
 			return nil, err
 		}
+		cfg.Limits.Node = derp.Each(bound)
 	}
 	a := &announcer{settings: s, log: log, out: out, key: cfg.Key.Public()}
 	if s.hostname == "" {
@@ -72,7 +75,7 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &relay{Relay: r, log: log, cert: cfg.Listen.Cert, rateConfig: s.rateConfig}, nil
+	return &relay{Relay: r, log: log, cert: cfg.Listen.Cert, rateConfig: s.rateConfig, limits: cfg.Limits}, nil
 }
 
 func (s *settings) listen() derp.Listen {
@@ -163,12 +166,13 @@ func (r *relay) reload() {
 		}
 	}
 	if r.rateConfig != "" {
-		rate, err := derp.LoadRate(r.rateConfig)
+		bound, err := derp.LoadRate(r.rateConfig)
 		if err != nil {
 			r.log.Warn("the rates were not reloaded, the old ones stay", "err", err)
 		} else {
-			r.SetRate(rate)
-			r.log.Info("rates reloaded", "per_client", rate.PerClient, "burst", rate.Burst)
+			r.limits.Node = derp.Each(bound)
+			r.SetLimits(r.limits)
+			r.log.Info("rates reloaded", "per_client", bound.Rate, "burst", bound.Burst)
 		}
 	}
 	r.log.Info("reloaded")
@@ -191,5 +195,7 @@ type announcer struct {
 	key      key.NodePublic
 	addrs    []netip.Addr
 	cert     atomic.Pointer[derp.Cert]
-	bound    atomic.Pointer[derp.Bound]
+	bound    atomic.Pointer[derp.Ports]
+
+	published atomic.Pointer[derp.CertInfo] // what was last told
 }
