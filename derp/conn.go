@@ -190,11 +190,11 @@ func (c *client) more() bool {
 	return len(c.in.ahead) == 0 && c.under != nil && c.under.more()
 }
 
-// settle rouses all that got something. The one who makes others drop packets is made to
+// settle writes to all that got something. The one who makes others drop packets is made to
 // wait a moment, so that it is TCP that holds it back, before its packets cost anything.
 func (c *client) settle() {
 	for i, dst := range c.dirty {
-		dst.rouse()
+		dst.writeNow()
 		c.dirty[i] = nil
 	}
 	c.dirty = c.dirty[:0]
@@ -290,7 +290,9 @@ func (c *client) handle(t derp.FrameType, body []byte) {
 		c.relay((*nodeKey)(body), (*nodeKey)(body[derp.KeyLen:]), body[2*derp.KeyLen:], true)
 	case derp.FramePing:
 		c.eng.count.pings.Add(1)
-		c.tell(derp.FramePong, body[:8])
+		if c.queue(derp.FramePong, body[:8]) {
+			c.dirty = append(c.dirty, c)
+		}
 	case derp.FrameNotePreferred:
 		c.setHome(body[0] != 0)
 	case derp.FrameClosePeer:

@@ -9,6 +9,8 @@ type wire struct{ net.Conn }
 
 func newWire(conn net.Conn, _ bool) net.Conn { return conn }
 
-func (*wire) more() bool { return false }
-func (*wire) hold()      {}
-func (*wire) let() error { return nil }
+func (*wire) more() bool                 { return false }
+func (*wire) hold()                      {}
+func (*wire) offer([]byte) (bool, error) { return true, nil }
+func (*wire) holds() bool                { return false }
+func (*wire) let() error                 { return nil }

@@ -28,7 +28,11 @@ type wire struct {
 
 	out struct {
 		sync.Mutex
-		held *[]byte // nil unless writes are held back
+		held  *[]byte // nil unless writes are held back
+		sent  int     // bytes of held that the socket took
+		piece []byte  // what write gives to the socket
+		err   error
+		write func(fd uintptr)
 	}
 }
 
@@ -55,6 +59,7 @@ func newWire(conn net.Conn, records bool) net.Conn {
 	}
 	w := &wire{TCPConn: tcp, raw: raw, records: records}
 	w.fill = w.fillFrom
+	w.out.write = w.writeTo
 	return w
 }
 
@@ -162,28 +167,94 @@ func (w *wire) Write(b []byte) (int, error) {
 	return w.TCPConn.Write(b)
 }
 
-// hold keeps back what is written until let.
+// hold keeps back what is written until offer or let.
 func (w *wire) hold() {
+	w.out.Lock()
+	if w.out.held == nil {
+		w.out.held, w.out.sent = heldPool.Get().(*[]byte), 0
+	}
+	w.out.Unlock()
+}
+
+// offer gives what was kept back, and b after it, to the socket, as far as that takes it
+// without waiting. It reports whether that was all; the rest stays for let.
+func (w *wire) offer(b []byte) (all bool, err error) {
+	w.out.Lock()
+	defer w.out.Unlock()
+	if w.out.held != nil {
+		n, err := w.tryWrite((*w.out.held)[w.out.sent:])
+		if w.out.sent += n; err != nil || w.out.sent < len(*w.out.held) {
+			*w.out.held = append(*w.out.held, b...)
+			return false, err
+		}
+		w.drop()
+	}
+	if len(b) == 0 {
+		return true, nil
+	}
+	n, err := w.tryWrite(b)
+	if err != nil || n == len(b) {
+		return err == nil, err
+	}
+	held := heldPool.Get().(*[]byte)
+	*held = append(*held, b[n:]...)
+	w.out.held, w.out.sent = held, 0
+	return false, nil
+}
+
+// holds reports whether something is kept back.
+func (w *wire) holds() bool {
+	w.out.Lock()
+	defer w.out.Unlock()
+	return w.out.held != nil
+}
+
+// let writes what was kept back, and waits until that is done. The lock keeps others, which
+// come after it in the stream, from writing first.
+func (w *wire) let() error {
 	w.out.Lock()
 	defer w.out.Unlock()
 	if w.out.held == nil {
-		w.out.held = heldPool.Get().(*[]byte)
-	}
-}
-
-// let writes what was kept back.
-func (w *wire) let() error {
-	w.out.Lock()
-	held := w.out.held
-	w.out.held = nil
-	w.out.Unlock()
-	if held == nil {
 		return nil
 	}
-	_, err := w.TCPConn.Write(*held)
-	if cap(*held) <= 2*wireSize {
+	_, err := w.TCPConn.Write((*w.out.held)[w.out.sent:])
+	w.drop()
+	return err
+}
+
+// drop gives the buffer of what was kept back to the pool.
+func (w *wire) drop() {
+	if held := w.out.held; cap(*held) <= 2*wireSize {
 		*held = (*held)[:0]
 		heldPool.Put(held)
 	}
-	return err
+	w.out.held, w.out.sent = nil, 0
+}
+
+// tryWrite writes what the socket takes at once. It pays no heed to the write deadline.
+func (w *wire) tryWrite(b []byte) (n int, err error) {
+	w.out.piece, w.out.err = b, nil
+	err = w.raw.Control(w.out.write)
+	n = len(b) - len(w.out.piece)
+	w.out.piece = nil
+	if err == nil {
+		err = w.out.err
+	}
+	return n, err
+}
+
+func (w *wire) writeTo(fd uintptr) {
+	for len(w.out.piece) > 0 {
+		n, err := syscall.Write(int(fd), w.out.piece)
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return
+		case err != nil:
+			w.out.err = err
+			return
+		default:
+			w.out.piece = w.out.piece[n:]
+		}
+	}
 }

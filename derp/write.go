@@ -9,9 +9,12 @@ import (
 	"tailscale.com/derp"
 )
 
-// The write side of a client. Readers of other clients put packets into its outbox; one
-// goroutine takes all that waits and writes it. That goroutine begins with the first packet
-// and ends when a whole keep-alive period brought none, so that the idle have none.
+// The write side of a client. Readers of other clients put packets into its outbox, and when
+// they have put all they have, they write what waits there (writeNow), as far as the socket
+// takes it without waiting. Only what it does not take is left to a goroutine of the client's
+// own, the writer, so that nobody waits for a slow client but that. The writer begins when it
+// is needed and ends when a whole keep-alive period brought no packet, so that the idle have
+// none.
 
 const (
 	maxControl     = 64 << 10 // bytes of answers that wait for a client
@@ -23,10 +26,10 @@ const (
 type writerState uint8
 
 const (
-	absent  writerState = iota // there is none
-	parked                     // it waits in <-wake
-	running                    // it will look again before it parks
-	ended                      // there will be none
+	absent  writerState = iota // nobody writes
+	parked                     // the writer waits in <-wake
+	running                    // somebody writes, and will look again before that ends
+	ended                      // nothing is written any more
 )
 
 // outbox is what waits for one client. Control frames go first, then discovery packets,
@@ -78,10 +81,17 @@ func (c *client) dropBulkOld(frames []byte)   { c.eng.dropFrames(queueAge, false
 func (c *client) dropDiscoGone(frames []byte) { c.eng.dropFrames(goneDisconnected, true, frames) }
 func (c *client) dropBulkGone(frames []byte)  { c.eng.dropFrames(goneDisconnected, false, frames) }
 
-// tell queues a control frame and sees to it that it is written. A client that lets more wait
-// than it may is cut off when it is a relay, whose view of the region would be wrong for ever;
-// another one just misses the frame.
+// tell queues a control frame and sees to it that it is written.
 func (c *client) tell(t derp.FrameType, parts ...[]byte) {
+	if c.queue(t, parts...) {
+		c.rouse()
+	}
+}
+
+// queue queues a control frame. A client that lets more wait than it may is cut off when it
+// is a relay, whose view of the region would be wrong for ever; another one just misses the
+// frame, and false is returned.
+func (c *client) queue(t derp.FrameType, parts ...[]byte) bool {
 	limit := maxControl
 	if c.meshed {
 		limit = maxMeshControl
@@ -93,12 +103,10 @@ func (c *client) tell(t derp.FrameType, parts ...[]byte) {
 		o.control = appendFrame(o.control, t, parts...)
 	}
 	o.mu.Unlock()
-	switch {
-	case !over:
-		c.rouse()
-	case c.meshed:
+	if over && c.meshed {
 		c.cut()
 	}
+	return !over
 }
 
 // leave has the connection closed as soon as all that waits is written.
@@ -109,7 +117,7 @@ func (c *client) leave() {
 	c.rouse()
 }
 
-// rouse makes sure that the writer looks at the outbox.
+// rouse makes sure that the writer looks at the outbox. It never blocks.
 func (c *client) rouse() {
 	o := &c.out
 	o.mu.Lock()
@@ -145,6 +153,10 @@ func (c *client) reserve() bool {
 func (c *client) write() {
 	defer c.writer.Done()
 	for {
+		if err := c.finish(); err != nil {
+			c.fail(err)
+			return
+		}
 		control, s, more := c.next()
 		if !more {
 			return
@@ -153,15 +165,20 @@ func (c *client) write() {
 			<-c.out.wake
 			continue
 		}
-		if err := c.send(control, s); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.eng.count.writeTimeouts.Add(1)
-			}
-			c.cut()
-			c.shut()
+		if _, err := c.send(control, s); err != nil {
+			c.fail(err)
 			return
 		}
 	}
+}
+
+// fail ends a connection that cannot be written to.
+func (c *client) fail(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.eng.count.writeTimeouts.Add(1)
+	}
+	c.cut()
+	c.shut()
 }
 
 // next takes what is to be written now. Nothing at all means to park; more is false when the
@@ -173,11 +190,7 @@ func (c *client) next() (control []byte, s *slab, more bool) {
 	if o.state == ended {
 		return nil, nil, false
 	}
-	now := c.eng.now()
-	control, o.control = o.control, nil
-	if s = o.disco.take(now, c.dropDiscoOld); s == nil {
-		s = o.bulk.take(now, c.dropBulkOld)
-	}
+	control, s = c.take()
 	switch {
 	case control != nil || s != nil:
 		return control, s, true
@@ -193,43 +206,118 @@ func (c *client) next() (control []byte, s *slab, more bool) {
 	return nil, nil, false
 }
 
-// send writes control frames and a slab, which may both be absent.
-func (c *client) send(control []byte, s *slab) error {
+// take takes what goes first. The caller holds the outbox's lock.
+func (c *client) take() (control []byte, s *slab) {
+	o := &c.out
+	control, o.control = o.control, nil
+	if len(o.disco.slabs) == 0 && len(o.bulk.slabs) == 0 {
+		return control, nil
+	}
+	now := c.eng.now()
+	if s = o.disco.take(now, c.dropDiscoOld); s == nil {
+		s = o.bulk.take(now, c.dropBulkOld)
+	}
+	return control, s
+}
+
+// turnsNow is how many slabs one writes for another before the other's own writer has to.
+const turnsNow = 4
+
+// writeNow writes what waits for c, as far as the socket takes it at once; the rest is left
+// to the writer. Who calls it never waits for c.
+func (c *client) writeNow() {
+	if c.under == nil {
+		c.rouse()
+		return
+	}
+	o := &c.out
+	o.mu.Lock()
+	was := o.state
+	if was != absent && was != parked {
+		o.mu.Unlock()
+		return
+	}
+	o.state = running
+	c.writer.Add(1) // this is one
+	for range turnsNow {
+		control, s := c.take()
+		if control == nil && s == nil {
+			if !o.leaving {
+				o.state = was
+				o.mu.Unlock()
+				c.writer.Done()
+				return
+			}
+			break
+		}
+		o.mu.Unlock()
+		all, err := c.send(control, s)
+		if err != nil {
+			c.fail(err)
+		}
+		o.mu.Lock()
+		if !all || o.state == ended {
+			break
+		}
+	}
+	o.mu.Unlock()
+	if was == absent {
+		go c.write() // counted above
+		return
+	}
+	o.wake <- struct{}{}
+	c.writer.Done()
+}
+
+// send writes control frames and a slab, which may both be absent. It reports whether the
+// socket took all; finish waits for the rest.
+func (c *client) send(control []byte, s *slab) (all bool, err error) {
+	all = true
 	if len(control) > 0 {
-		if err := c.put(control); err != nil {
-			return err
+		if all, err = c.put(control); err != nil {
+			return false, err
 		}
 	}
 	if s == nil {
-		return nil
+		return all, nil
 	}
 	defer s.free()
 	b := s.frames()
-	if err := c.put(b); err != nil {
+	if all, err = c.put(b); err != nil {
 		c.eng.dropFrames(writeError, false, b)
-		return err
+		return false, err
 	}
 	n, size := countFrames(b)
 	c.sentPackets.Add(uint64(n))
 	c.sentBytes.Add(uint64(size))
-	return nil
+	return all, nil
 }
 
-// put writes b with a deadline.
-func (c *client) put(b []byte) error {
-	patience := c.eng.patience
-	if c.meshed {
-		patience = meshPatience
+// put writes b as far as the socket takes it at once, if there is a way to know that, and
+// reports whether it was all.
+func (c *client) put(b []byte) (all bool, err error) {
+	switch {
+	case c.under == nil:
+		return true, c.putSlowly(b)
+	case !c.sealed:
+		return c.under.offer(b)
 	}
+	c.under.hold() // so that several TLS records go to the system in one piece
+	if _, err := c.conn.Write(b); err != nil {
+		return false, err
+	}
+	return c.under.offer(nil)
+}
+
+// putSlowly writes b with a deadline.
+func (c *client) putSlowly(b []byte) error {
 	for len(b) > 0 {
 		n := len(b)
 		if c.chunk > 0 {
 			n = min(n, c.chunk)
 		}
-		if patience > 0 {
-			c.conn.SetWriteDeadline(time.Now().Add(patience))
-		}
-		if err := c.putOnce(b[:n]); err != nil {
+		c.setDeadline()
+		if _, err := c.conn.Write(b[:n]); err != nil {
 			return err
 		}
 		b = b[n:]
@@ -237,18 +325,26 @@ func (c *client) put(b []byte) error {
 	return nil
 }
 
-// maxRecord is the most that one TLS record holds.
-const maxRecord = 16 << 10
-
-// putOnce writes b; several TLS records go to the system in one piece.
-func (c *client) putOnce(b []byte) error {
-	if c.under == nil || len(b) <= maxRecord || !c.sealed {
-		_, err := c.conn.Write(b)
-		return err
+// finish waits until the socket has taken what send left.
+func (c *client) finish() error {
+	if c.under == nil || !c.under.holds() {
+		return nil
 	}
-	c.under.hold()
-	_, err := c.conn.Write(b)
-	return errors.Join(err, c.under.let())
+	c.setDeadline()
+	err := c.under.let()
+	c.conn.SetWriteDeadline(time.Time{}) // TLS may write on its own behalf later
+	return err
+}
+
+// setDeadline has the writes that follow fail when they take too long.
+func (c *client) setDeadline() {
+	patience := c.eng.patience
+	if c.meshed {
+		patience = meshPatience
+	}
+	if patience > 0 {
+		c.conn.SetWriteDeadline(time.Now().Add(patience))
+	}
 }
 
 // shut ends the outbox: nothing is taken any more, and what waits is dropped.
