@@ -237,8 +237,30 @@ func (v *view) fill(d *tailnet.Delta, id tailnet.ID) (err error) {
 	if err = v.look().Where("tailnet_id = ?", int64(id)).Order("id").Find(&d.Users).Error; err != nil {
 		return fmt.Errorf("reading users: %w", err)
 	}
+	if d.Relays, err = readRelays(v.relays(id).Order("id"), v.look()); err != nil {
+		return fmt.Errorf("reading relays: %w", err)
+	}
+	if d.Regions, err = v.regions(id); err != nil {
+		return err
+	}
 	d.Policy, err = newestPolicy(v.look(), id)
 	return err
+}
+
+// relays begins a query for the relays that serve a tailnet.
+func (v *view) relays(id tailnet.ID) *gorm.DB {
+	return v.look().Where("(tailnet_id IS NULL OR tailnet_id = ?)", int64(id))
+}
+
+// regions reads those in which a relay serves the tailnet.
+func (v *view) regions(id tailnet.ID) ([]*tailnet.RelayRegion, error) {
+	regions := []*tailnet.RelayRegion{}
+	err := v.look().Where("id IN (SELECT region_id FROM relays WHERE tailnet_id IS NULL OR tailnet_id = ?)", int64(id)).
+		Order("id").Find(&regions).Error
+	if err != nil {
+		return nil, fmt.Errorf("reading regions: %w", err)
+	}
+	return regions, nil
 }
 
 // idsPerQuery keeps the number of arguments below what both engines allow.
@@ -261,6 +283,19 @@ func (v *view) pick(d *tailnet.Delta, id tailnet.ID, changed map[string][]uint64
 		}
 		d.Users = append(d.Users, users...)
 		d.UsersGone = append(d.UsersGone, missing(ids, users, func(u *tailnet.User) tailnet.UserID { return u.ID })...)
+	}
+	for ids := range slices.Chunk(changed[kindRelay], idsPerQuery) {
+		relays, err := readRelays(v.relays(id).Where("id IN ?", signed(ids)), v.look())
+		if err != nil {
+			return fmt.Errorf("reading relays: %w", err)
+		}
+		d.Relays = append(d.Relays, relays...)
+		d.RelaysGone = append(d.RelaysGone, missing(ids, relays, func(r *tailnet.Relay) tailnet.RelayID { return r.ID })...)
+	}
+	if len(changed[kindRelay])+len(changed[kindRegion]) > 0 {
+		if d.Regions, err = v.regions(id); err != nil {
+			return err
+		}
 	}
 	if len(changed[kindPolicy]) > 0 {
 		d.Policy, err = newestPolicy(v.look(), id)

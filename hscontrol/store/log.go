@@ -14,6 +14,8 @@ const (
 	kindPolicy  = "policy"
 	kindUser    = "user"
 	kindNode    = "node"
+	kindRelay   = "relay"
+	kindRegion  = "region"
 )
 
 // change is a row of the change log, but for the revision.

@@ -15,6 +15,7 @@ import (
 var migrations = [][]string{
 	first,
 	sshChecks,
+	relays,
 }
 
 var first = []string{
@@ -110,6 +111,45 @@ var sshChecks = []string{
 	`ALTER TABLE policy_versions ADD COLUMN author text NOT NULL DEFAULT ''`,
 	`ALTER TABLE policy_versions ADD COLUMN origin text NOT NULL DEFAULT ''`,
 	`ALTER TABLE policy_versions ADD COLUMN note text NOT NULL DEFAULT ''`,
+}
+
+var relays = []string{
+	`CREATE TABLE relay_keys (
+		id {id}, tailnet_id {int} REFERENCES tailnets (id), prefix text NOT NULL, hash {bytes} NOT NULL,
+		description text NOT NULL, reusable boolean NOT NULL, expires_at {time}, used_at {time}, created_at {time} NOT NULL)`,
+	`CREATE UNIQUE INDEX relay_key_prefix ON relay_keys (prefix)`,
+
+	// A region keeps its ID for good, so that it is the same one when a relay comes back to it.
+	`CREATE TABLE relay_regions (
+		id {int} PRIMARY KEY, tailnet_id {int} REFERENCES tailnets (id), code text NOT NULL, name text NOT NULL, mesh_key text NOT NULL)`,
+	`CREATE UNIQUE INDEX relay_region_code ON relay_regions (COALESCE(tailnet_id, 0), code)`,
+
+	`CREATE TABLE relays (
+		id {id}, tailnet_id {int} REFERENCES tailnets (id), region_id {int} NOT NULL REFERENCES relay_regions (id),
+		name text NOT NULL, machine_key text NOT NULL, key_id {int},
+		version text NOT NULL, derp_key text, hostname text NOT NULL, addresses text, seen_from text, published text,
+		derp_port {int} NOT NULL, stun_port {int} NOT NULL, port80 boolean NOT NULL, certificates text,
+		draining boolean NOT NULL, healthy boolean NOT NULL, out_because text NOT NULL, created_at {time} NOT NULL)`,
+	`CREATE UNIQUE INDEX relay_name ON relays (name)`,
+	`CREATE UNIQUE INDEX relay_machine ON relays (machine_key)`,
+	`CREATE INDEX relay_tailnet ON relays (tailnet_id)`,
+	`CREATE INDEX relay_region ON relays (region_id)`,
+
+	// A relay that was removed comes back only with a key that is younger than this.
+	`CREATE TABLE relay_removals (machine_key text PRIMARY KEY, removed_at {time} NOT NULL)`,
+
+	`CREATE TABLE relay_sessions (
+		relay_id {int} PRIMARY KEY REFERENCES relays (id) ON DELETE CASCADE,
+		id text NOT NULL, replica text NOT NULL, since {time} NOT NULL)`,
+	`CREATE INDEX relay_session_replica ON relay_sessions (replica)`,
+
+	// What changes all the time and is in no snapshot. A day is written as 20260301.
+	`CREATE TABLE relay_loads (
+		relay_id {int} PRIMARY KEY REFERENCES relays (id) ON DELETE CASCADE,
+		clients {int} NOT NULL, cpu double precision NOT NULL, troubles text, seen_at {time} NOT NULL)`,
+	`CREATE TABLE relay_traffic (
+		relay_id {int} NOT NULL REFERENCES relays (id) ON DELETE CASCADE, day {int} NOT NULL,
+		sent {int} NOT NULL, received {int} NOT NULL, PRIMARY KEY (relay_id, day)) {norowid}`,
 }
 
 const versionTable = `CREATE TABLE schema_version (id {int} PRIMARY KEY, version {int} NOT NULL)`

@@ -14,7 +14,7 @@ const (
 	sayAlive = `INSERT INTO replicas (name, seen_at) VALUES (?, now())
 		ON CONFLICT (name) DO UPDATE SET seen_at = now()`
 	ofTheDead = ` WHERE NOT EXISTS (SELECT 1 FROM replicas r
-		WHERE r.name = sessions.replica AND r.seen_at > now() - interval '60 seconds')`
+		WHERE r.name = replica AND r.seen_at > now() - interval '60 seconds')`
 	forgetDead = `DELETE FROM replicas WHERE seen_at < now() - interval '1 day'`
 )
 
@@ -48,6 +48,9 @@ func (t *tx) buryDead() error {
 		return nil
 	}
 	if err := t.endSessions(ofTheDead); err != nil {
+		return err
+	}
+	if err := t.endRelaySessions(ofTheDead); err != nil {
 		return err
 	}
 	_, err := t.exec(forgetDead)

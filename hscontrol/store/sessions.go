@@ -117,6 +117,9 @@ func (s *Store) endFormerSessions(t *tx) error {
 	if s.engine.shared() {
 		where, args = " WHERE replica = ?", []any{s.cfg.Replica}
 	}
+	if err := t.endRelaySessions(where, args...); err != nil {
+		return err
+	}
 	return t.endSessions(where, args...)
 }
 

@@ -28,6 +28,9 @@ func (s *Store) CreateTailnet(ctx context.Context, name string, v4, v6 netip.Pre
 	}
 	var row *tailnet.Tailnet
 	err := s.write(ctx, func(t *tx) error {
+		if err := t.lockRelays(); err != nil {
+			return err
+		}
 		row = &tailnet.Tailnet{Name: name, Revision: 1, PrefixV4: v4.Masked(), PrefixV6: v6.Masked(), CreatedAt: t.now}
 		err := t.edit().Create(row).Error
 		if s.engine.fault(err).unique != "" {
@@ -74,8 +77,8 @@ func findTailnet(db *gorm.DB, name string) (*tailnet.Tailnet, error) {
 	return &row, nil
 }
 
-// DeleteTailnet deletes a tailnet with its keys and policies. ErrConflict while it has nodes or users, and for
-// "default".
+// DeleteTailnet deletes a tailnet with its keys and policies. ErrConflict while it has nodes, users or relays
+// of its own, and for "default".
 func (s *Store) DeleteTailnet(ctx context.Context, name string) error {
 	err := s.write(ctx, func(t *tx) error {
 		if name == tailnet.DefaultName || name == "" {
@@ -97,7 +100,7 @@ func (s *Store) DeleteTailnet(ctx context.Context, name string) error {
 }
 
 func (t *tx) deleteTailnet(id tailnet.ID) error {
-	for _, of := range []string{"nodes", "users"} {
+	for _, of := range []string{"nodes", "users", "relays"} {
 		var count int64
 		if err := t.queryRow("SELECT COUNT(*) FROM "+of+" WHERE tailnet_id = ?", int64(id)).Scan(&count); err != nil {
 			return err
@@ -106,7 +109,7 @@ func (t *tx) deleteTailnet(id tailnet.ID) error {
 			return fmt.Errorf("%w: it still has %d %s: delete them first", tailnet.ErrConflict, count, of)
 		}
 	}
-	for _, of := range []string{"pre_auth_keys", "api_keys", "policy_versions", "changes"} {
+	for _, of := range []string{"pre_auth_keys", "api_keys", "relay_keys", "relay_regions", "policy_versions", "changes"} {
 		if _, err := t.exec("DELETE FROM "+of+" WHERE tailnet_id = ?", int64(id)); err != nil {
 			return err
 		}
