@@ -27,7 +27,7 @@ var File_headscale_v1_headscale_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\n" +
-	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\x8e \n" +
+	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xec$\n" +
 	"\x10HeadscaleService\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.headscale.v1.CreateUserRequest\x1a .headscale.v1.CreateUserResponse\x12O\n" +
@@ -81,7 +81,16 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\x0eRollbackPolicy\x12#.headscale.v1.RollbackPolicyRequest\x1a$.headscale.v1.RollbackPolicyResponse\x12X\n" +
 	"\rCreateTailnet\x12\".headscale.v1.CreateTailnetRequest\x1a#.headscale.v1.CreateTailnetResponse\x12U\n" +
 	"\fListTailnets\x12!.headscale.v1.ListTailnetsRequest\x1a\".headscale.v1.ListTailnetsResponse\x12X\n" +
-	"\rDeleteTailnet\x12\".headscale.v1.DeleteTailnetRequest\x1a#.headscale.v1.DeleteTailnetResponse\x12C\n" +
+	"\rDeleteTailnet\x12\".headscale.v1.DeleteTailnetRequest\x1a#.headscale.v1.DeleteTailnetResponse\x12[\n" +
+	"\x0eCreateRelayKey\x12#.headscale.v1.CreateRelayKeyRequest\x1a$.headscale.v1.CreateRelayKeyResponse\x12X\n" +
+	"\rListRelayKeys\x12\".headscale.v1.ListRelayKeysRequest\x1a#.headscale.v1.ListRelayKeysResponse\x12[\n" +
+	"\x0eDeleteRelayKey\x12#.headscale.v1.DeleteRelayKeyRequest\x1a$.headscale.v1.DeleteRelayKeyResponse\x12O\n" +
+	"\n" +
+	"ListRelays\x12\x1f.headscale.v1.ListRelaysRequest\x1a .headscale.v1.ListRelaysResponse\x12R\n" +
+	"\vRemoveRelay\x12 .headscale.v1.RemoveRelayRequest\x1a!.headscale.v1.RemoveRelayResponse\x12O\n" +
+	"\n" +
+	"DrainRelay\x12\x1f.headscale.v1.DrainRelayRequest\x1a .headscale.v1.DrainRelayResponse\x12R\n" +
+	"\vRenameRelay\x12 .headscale.v1.RenameRelayRequest\x1a!.headscale.v1.RenameRelayResponse\x12C\n" +
 	"\x06Health\x12\x1b.headscale.v1.HealthRequest\x1a\x1c.headscale.v1.HealthResponse\x12L\n" +
 	"\tGetStatus\x12\x1e.headscale.v1.GetStatusRequest\x1a\x1f.headscale.v1.GetStatusResponse\x12C\n" +
 	"\x06Reload\x12\x1b.headscale.v1.ReloadRequest\x1a\x1c.headscale.v1.ReloadResponse\x12O\n" +
@@ -133,161 +142,189 @@ var file_headscale_v1_headscale_proto_goTypes = []any{
 	(*CreateTailnetRequest)(nil),       // 41: headscale.v1.CreateTailnetRequest
 	(*ListTailnetsRequest)(nil),        // 42: headscale.v1.ListTailnetsRequest
 	(*DeleteTailnetRequest)(nil),       // 43: headscale.v1.DeleteTailnetRequest
-	(*HealthRequest)(nil),              // 44: headscale.v1.HealthRequest
-	(*GetStatusRequest)(nil),           // 45: headscale.v1.GetStatusRequest
-	(*ReloadRequest)(nil),              // 46: headscale.v1.ReloadRequest
-	(*GetDERPMapRequest)(nil),          // 47: headscale.v1.GetDERPMapRequest
-	(*CreateUserResponse)(nil),         // 48: headscale.v1.CreateUserResponse
-	(*RenameUserResponse)(nil),         // 49: headscale.v1.RenameUserResponse
-	(*DeleteUserResponse)(nil),         // 50: headscale.v1.DeleteUserResponse
-	(*ListUsersResponse)(nil),          // 51: headscale.v1.ListUsersResponse
-	(*SetUserRoleResponse)(nil),        // 52: headscale.v1.SetUserRoleResponse
-	(*CreatePreAuthKeyResponse)(nil),   // 53: headscale.v1.CreatePreAuthKeyResponse
-	(*ExpirePreAuthKeyResponse)(nil),   // 54: headscale.v1.ExpirePreAuthKeyResponse
-	(*DeletePreAuthKeyResponse)(nil),   // 55: headscale.v1.DeletePreAuthKeyResponse
-	(*ListPreAuthKeysResponse)(nil),    // 56: headscale.v1.ListPreAuthKeysResponse
-	(*DebugCreateNodeResponse)(nil),    // 57: headscale.v1.DebugCreateNodeResponse
-	(*GetNodeResponse)(nil),            // 58: headscale.v1.GetNodeResponse
-	(*SetTagsResponse)(nil),            // 59: headscale.v1.SetTagsResponse
-	(*SetApprovedRoutesResponse)(nil),  // 60: headscale.v1.SetApprovedRoutesResponse
-	(*RegisterNodeResponse)(nil),       // 61: headscale.v1.RegisterNodeResponse
-	(*DeleteNodeResponse)(nil),         // 62: headscale.v1.DeleteNodeResponse
-	(*ExpireNodeResponse)(nil),         // 63: headscale.v1.ExpireNodeResponse
-	(*RenameNodeResponse)(nil),         // 64: headscale.v1.RenameNodeResponse
-	(*ListNodesResponse)(nil),          // 65: headscale.v1.ListNodesResponse
-	(*BackfillNodeIPsResponse)(nil),    // 66: headscale.v1.BackfillNodeIPsResponse
-	(*MoveNodeResponse)(nil),           // 67: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesResponse)(nil),   // 68: headscale.v1.SetNodeAddressesResponse
-	(*GetRoutesResponse)(nil),          // 69: headscale.v1.GetRoutesResponse
-	(*GetNodeRoutesResponse)(nil),      // 70: headscale.v1.GetNodeRoutesResponse
-	(*EnableRouteResponse)(nil),        // 71: headscale.v1.EnableRouteResponse
-	(*DisableRouteResponse)(nil),       // 72: headscale.v1.DisableRouteResponse
-	(*DeleteRouteResponse)(nil),        // 73: headscale.v1.DeleteRouteResponse
-	(*AuthRegisterResponse)(nil),       // 74: headscale.v1.AuthRegisterResponse
-	(*AuthApproveResponse)(nil),        // 75: headscale.v1.AuthApproveResponse
-	(*AuthRejectResponse)(nil),         // 76: headscale.v1.AuthRejectResponse
-	(*CreateApiKeyResponse)(nil),       // 77: headscale.v1.CreateApiKeyResponse
-	(*ExpireApiKeyResponse)(nil),       // 78: headscale.v1.ExpireApiKeyResponse
-	(*ListApiKeysResponse)(nil),        // 79: headscale.v1.ListApiKeysResponse
-	(*DeleteApiKeyResponse)(nil),       // 80: headscale.v1.DeleteApiKeyResponse
-	(*GetPolicyResponse)(nil),          // 81: headscale.v1.GetPolicyResponse
-	(*SetPolicyResponse)(nil),          // 82: headscale.v1.SetPolicyResponse
-	(*CheckPolicyResponse)(nil),        // 83: headscale.v1.CheckPolicyResponse
-	(*TestPolicyResponse)(nil),         // 84: headscale.v1.TestPolicyResponse
-	(*DiffPolicyResponse)(nil),         // 85: headscale.v1.DiffPolicyResponse
-	(*ExplainPolicyResponse)(nil),      // 86: headscale.v1.ExplainPolicyResponse
-	(*ListPolicyVersionsResponse)(nil), // 87: headscale.v1.ListPolicyVersionsResponse
-	(*RollbackPolicyResponse)(nil),     // 88: headscale.v1.RollbackPolicyResponse
-	(*CreateTailnetResponse)(nil),      // 89: headscale.v1.CreateTailnetResponse
-	(*ListTailnetsResponse)(nil),       // 90: headscale.v1.ListTailnetsResponse
-	(*DeleteTailnetResponse)(nil),      // 91: headscale.v1.DeleteTailnetResponse
-	(*HealthResponse)(nil),             // 92: headscale.v1.HealthResponse
-	(*GetStatusResponse)(nil),          // 93: headscale.v1.GetStatusResponse
-	(*ReloadResponse)(nil),             // 94: headscale.v1.ReloadResponse
-	(*GetDERPMapResponse)(nil),         // 95: headscale.v1.GetDERPMapResponse
+	(*CreateRelayKeyRequest)(nil),      // 44: headscale.v1.CreateRelayKeyRequest
+	(*ListRelayKeysRequest)(nil),       // 45: headscale.v1.ListRelayKeysRequest
+	(*DeleteRelayKeyRequest)(nil),      // 46: headscale.v1.DeleteRelayKeyRequest
+	(*ListRelaysRequest)(nil),          // 47: headscale.v1.ListRelaysRequest
+	(*RemoveRelayRequest)(nil),         // 48: headscale.v1.RemoveRelayRequest
+	(*DrainRelayRequest)(nil),          // 49: headscale.v1.DrainRelayRequest
+	(*RenameRelayRequest)(nil),         // 50: headscale.v1.RenameRelayRequest
+	(*HealthRequest)(nil),              // 51: headscale.v1.HealthRequest
+	(*GetStatusRequest)(nil),           // 52: headscale.v1.GetStatusRequest
+	(*ReloadRequest)(nil),              // 53: headscale.v1.ReloadRequest
+	(*GetDERPMapRequest)(nil),          // 54: headscale.v1.GetDERPMapRequest
+	(*CreateUserResponse)(nil),         // 55: headscale.v1.CreateUserResponse
+	(*RenameUserResponse)(nil),         // 56: headscale.v1.RenameUserResponse
+	(*DeleteUserResponse)(nil),         // 57: headscale.v1.DeleteUserResponse
+	(*ListUsersResponse)(nil),          // 58: headscale.v1.ListUsersResponse
+	(*SetUserRoleResponse)(nil),        // 59: headscale.v1.SetUserRoleResponse
+	(*CreatePreAuthKeyResponse)(nil),   // 60: headscale.v1.CreatePreAuthKeyResponse
+	(*ExpirePreAuthKeyResponse)(nil),   // 61: headscale.v1.ExpirePreAuthKeyResponse
+	(*DeletePreAuthKeyResponse)(nil),   // 62: headscale.v1.DeletePreAuthKeyResponse
+	(*ListPreAuthKeysResponse)(nil),    // 63: headscale.v1.ListPreAuthKeysResponse
+	(*DebugCreateNodeResponse)(nil),    // 64: headscale.v1.DebugCreateNodeResponse
+	(*GetNodeResponse)(nil),            // 65: headscale.v1.GetNodeResponse
+	(*SetTagsResponse)(nil),            // 66: headscale.v1.SetTagsResponse
+	(*SetApprovedRoutesResponse)(nil),  // 67: headscale.v1.SetApprovedRoutesResponse
+	(*RegisterNodeResponse)(nil),       // 68: headscale.v1.RegisterNodeResponse
+	(*DeleteNodeResponse)(nil),         // 69: headscale.v1.DeleteNodeResponse
+	(*ExpireNodeResponse)(nil),         // 70: headscale.v1.ExpireNodeResponse
+	(*RenameNodeResponse)(nil),         // 71: headscale.v1.RenameNodeResponse
+	(*ListNodesResponse)(nil),          // 72: headscale.v1.ListNodesResponse
+	(*BackfillNodeIPsResponse)(nil),    // 73: headscale.v1.BackfillNodeIPsResponse
+	(*MoveNodeResponse)(nil),           // 74: headscale.v1.MoveNodeResponse
+	(*SetNodeAddressesResponse)(nil),   // 75: headscale.v1.SetNodeAddressesResponse
+	(*GetRoutesResponse)(nil),          // 76: headscale.v1.GetRoutesResponse
+	(*GetNodeRoutesResponse)(nil),      // 77: headscale.v1.GetNodeRoutesResponse
+	(*EnableRouteResponse)(nil),        // 78: headscale.v1.EnableRouteResponse
+	(*DisableRouteResponse)(nil),       // 79: headscale.v1.DisableRouteResponse
+	(*DeleteRouteResponse)(nil),        // 80: headscale.v1.DeleteRouteResponse
+	(*AuthRegisterResponse)(nil),       // 81: headscale.v1.AuthRegisterResponse
+	(*AuthApproveResponse)(nil),        // 82: headscale.v1.AuthApproveResponse
+	(*AuthRejectResponse)(nil),         // 83: headscale.v1.AuthRejectResponse
+	(*CreateApiKeyResponse)(nil),       // 84: headscale.v1.CreateApiKeyResponse
+	(*ExpireApiKeyResponse)(nil),       // 85: headscale.v1.ExpireApiKeyResponse
+	(*ListApiKeysResponse)(nil),        // 86: headscale.v1.ListApiKeysResponse
+	(*DeleteApiKeyResponse)(nil),       // 87: headscale.v1.DeleteApiKeyResponse
+	(*GetPolicyResponse)(nil),          // 88: headscale.v1.GetPolicyResponse
+	(*SetPolicyResponse)(nil),          // 89: headscale.v1.SetPolicyResponse
+	(*CheckPolicyResponse)(nil),        // 90: headscale.v1.CheckPolicyResponse
+	(*TestPolicyResponse)(nil),         // 91: headscale.v1.TestPolicyResponse
+	(*DiffPolicyResponse)(nil),         // 92: headscale.v1.DiffPolicyResponse
+	(*ExplainPolicyResponse)(nil),      // 93: headscale.v1.ExplainPolicyResponse
+	(*ListPolicyVersionsResponse)(nil), // 94: headscale.v1.ListPolicyVersionsResponse
+	(*RollbackPolicyResponse)(nil),     // 95: headscale.v1.RollbackPolicyResponse
+	(*CreateTailnetResponse)(nil),      // 96: headscale.v1.CreateTailnetResponse
+	(*ListTailnetsResponse)(nil),       // 97: headscale.v1.ListTailnetsResponse
+	(*DeleteTailnetResponse)(nil),      // 98: headscale.v1.DeleteTailnetResponse
+	(*CreateRelayKeyResponse)(nil),     // 99: headscale.v1.CreateRelayKeyResponse
+	(*ListRelayKeysResponse)(nil),      // 100: headscale.v1.ListRelayKeysResponse
+	(*DeleteRelayKeyResponse)(nil),     // 101: headscale.v1.DeleteRelayKeyResponse
+	(*ListRelaysResponse)(nil),         // 102: headscale.v1.ListRelaysResponse
+	(*RemoveRelayResponse)(nil),        // 103: headscale.v1.RemoveRelayResponse
+	(*DrainRelayResponse)(nil),         // 104: headscale.v1.DrainRelayResponse
+	(*RenameRelayResponse)(nil),        // 105: headscale.v1.RenameRelayResponse
+	(*HealthResponse)(nil),             // 106: headscale.v1.HealthResponse
+	(*GetStatusResponse)(nil),          // 107: headscale.v1.GetStatusResponse
+	(*ReloadResponse)(nil),             // 108: headscale.v1.ReloadResponse
+	(*GetDERPMapResponse)(nil),         // 109: headscale.v1.GetDERPMapResponse
 }
 var file_headscale_v1_headscale_proto_depIdxs = []int32{
-	0,  // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
-	1,  // 1: headscale.v1.HeadscaleService.RenameUser:input_type -> headscale.v1.RenameUserRequest
-	2,  // 2: headscale.v1.HeadscaleService.DeleteUser:input_type -> headscale.v1.DeleteUserRequest
-	3,  // 3: headscale.v1.HeadscaleService.ListUsers:input_type -> headscale.v1.ListUsersRequest
-	4,  // 4: headscale.v1.HeadscaleService.SetUserRole:input_type -> headscale.v1.SetUserRoleRequest
-	5,  // 5: headscale.v1.HeadscaleService.CreatePreAuthKey:input_type -> headscale.v1.CreatePreAuthKeyRequest
-	6,  // 6: headscale.v1.HeadscaleService.ExpirePreAuthKey:input_type -> headscale.v1.ExpirePreAuthKeyRequest
-	7,  // 7: headscale.v1.HeadscaleService.DeletePreAuthKey:input_type -> headscale.v1.DeletePreAuthKeyRequest
-	8,  // 8: headscale.v1.HeadscaleService.ListPreAuthKeys:input_type -> headscale.v1.ListPreAuthKeysRequest
-	9,  // 9: headscale.v1.HeadscaleService.DebugCreateNode:input_type -> headscale.v1.DebugCreateNodeRequest
-	10, // 10: headscale.v1.HeadscaleService.GetNode:input_type -> headscale.v1.GetNodeRequest
-	11, // 11: headscale.v1.HeadscaleService.SetTags:input_type -> headscale.v1.SetTagsRequest
-	12, // 12: headscale.v1.HeadscaleService.SetApprovedRoutes:input_type -> headscale.v1.SetApprovedRoutesRequest
-	13, // 13: headscale.v1.HeadscaleService.RegisterNode:input_type -> headscale.v1.RegisterNodeRequest
-	14, // 14: headscale.v1.HeadscaleService.DeleteNode:input_type -> headscale.v1.DeleteNodeRequest
-	15, // 15: headscale.v1.HeadscaleService.ExpireNode:input_type -> headscale.v1.ExpireNodeRequest
-	16, // 16: headscale.v1.HeadscaleService.RenameNode:input_type -> headscale.v1.RenameNodeRequest
-	17, // 17: headscale.v1.HeadscaleService.ListNodes:input_type -> headscale.v1.ListNodesRequest
-	18, // 18: headscale.v1.HeadscaleService.BackfillNodeIPs:input_type -> headscale.v1.BackfillNodeIPsRequest
-	19, // 19: headscale.v1.HeadscaleService.MoveNode:input_type -> headscale.v1.MoveNodeRequest
-	20, // 20: headscale.v1.HeadscaleService.SetNodeAddresses:input_type -> headscale.v1.SetNodeAddressesRequest
-	21, // 21: headscale.v1.HeadscaleService.GetRoutes:input_type -> headscale.v1.GetRoutesRequest
-	22, // 22: headscale.v1.HeadscaleService.GetNodeRoutes:input_type -> headscale.v1.GetNodeRoutesRequest
-	23, // 23: headscale.v1.HeadscaleService.EnableRoute:input_type -> headscale.v1.EnableRouteRequest
-	24, // 24: headscale.v1.HeadscaleService.DisableRoute:input_type -> headscale.v1.DisableRouteRequest
-	25, // 25: headscale.v1.HeadscaleService.DeleteRoute:input_type -> headscale.v1.DeleteRouteRequest
-	26, // 26: headscale.v1.HeadscaleService.AuthRegister:input_type -> headscale.v1.AuthRegisterRequest
-	27, // 27: headscale.v1.HeadscaleService.AuthApprove:input_type -> headscale.v1.AuthApproveRequest
-	28, // 28: headscale.v1.HeadscaleService.AuthReject:input_type -> headscale.v1.AuthRejectRequest
-	29, // 29: headscale.v1.HeadscaleService.CreateApiKey:input_type -> headscale.v1.CreateApiKeyRequest
-	30, // 30: headscale.v1.HeadscaleService.ExpireApiKey:input_type -> headscale.v1.ExpireApiKeyRequest
-	31, // 31: headscale.v1.HeadscaleService.ListApiKeys:input_type -> headscale.v1.ListApiKeysRequest
-	32, // 32: headscale.v1.HeadscaleService.DeleteApiKey:input_type -> headscale.v1.DeleteApiKeyRequest
-	33, // 33: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
-	34, // 34: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
-	35, // 35: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
-	36, // 36: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
-	37, // 37: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
-	38, // 38: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
-	39, // 39: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
-	40, // 40: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
-	41, // 41: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
-	42, // 42: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
-	43, // 43: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
-	44, // 44: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
-	45, // 45: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
-	46, // 46: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
-	47, // 47: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
-	48, // 48: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
-	49, // 49: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
-	50, // 50: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
-	51, // 51: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
-	52, // 52: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
-	53, // 53: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
-	54, // 54: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
-	55, // 55: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
-	56, // 56: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
-	57, // 57: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
-	58, // 58: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
-	59, // 59: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
-	60, // 60: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
-	61, // 61: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
-	62, // 62: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
-	63, // 63: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
-	64, // 64: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
-	65, // 65: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
-	66, // 66: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
-	67, // 67: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
-	68, // 68: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
-	69, // 69: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
-	70, // 70: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
-	71, // 71: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
-	72, // 72: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
-	73, // 73: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
-	74, // 74: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
-	75, // 75: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
-	76, // 76: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
-	77, // 77: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
-	78, // 78: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
-	79, // 79: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
-	80, // 80: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
-	81, // 81: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
-	82, // 82: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
-	83, // 83: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
-	84, // 84: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
-	85, // 85: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
-	86, // 86: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
-	87, // 87: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
-	88, // 88: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
-	89, // 89: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
-	90, // 90: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
-	91, // 91: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
-	92, // 92: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
-	93, // 93: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
-	94, // 94: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
-	95, // 95: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
-	48, // [48:96] is the sub-list for method output_type
-	0,  // [0:48] is the sub-list for method input_type
-	0,  // [0:0] is the sub-list for extension type_name
-	0,  // [0:0] is the sub-list for extension extendee
-	0,  // [0:0] is the sub-list for field type_name
+	0,   // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
+	1,   // 1: headscale.v1.HeadscaleService.RenameUser:input_type -> headscale.v1.RenameUserRequest
+	2,   // 2: headscale.v1.HeadscaleService.DeleteUser:input_type -> headscale.v1.DeleteUserRequest
+	3,   // 3: headscale.v1.HeadscaleService.ListUsers:input_type -> headscale.v1.ListUsersRequest
+	4,   // 4: headscale.v1.HeadscaleService.SetUserRole:input_type -> headscale.v1.SetUserRoleRequest
+	5,   // 5: headscale.v1.HeadscaleService.CreatePreAuthKey:input_type -> headscale.v1.CreatePreAuthKeyRequest
+	6,   // 6: headscale.v1.HeadscaleService.ExpirePreAuthKey:input_type -> headscale.v1.ExpirePreAuthKeyRequest
+	7,   // 7: headscale.v1.HeadscaleService.DeletePreAuthKey:input_type -> headscale.v1.DeletePreAuthKeyRequest
+	8,   // 8: headscale.v1.HeadscaleService.ListPreAuthKeys:input_type -> headscale.v1.ListPreAuthKeysRequest
+	9,   // 9: headscale.v1.HeadscaleService.DebugCreateNode:input_type -> headscale.v1.DebugCreateNodeRequest
+	10,  // 10: headscale.v1.HeadscaleService.GetNode:input_type -> headscale.v1.GetNodeRequest
+	11,  // 11: headscale.v1.HeadscaleService.SetTags:input_type -> headscale.v1.SetTagsRequest
+	12,  // 12: headscale.v1.HeadscaleService.SetApprovedRoutes:input_type -> headscale.v1.SetApprovedRoutesRequest
+	13,  // 13: headscale.v1.HeadscaleService.RegisterNode:input_type -> headscale.v1.RegisterNodeRequest
+	14,  // 14: headscale.v1.HeadscaleService.DeleteNode:input_type -> headscale.v1.DeleteNodeRequest
+	15,  // 15: headscale.v1.HeadscaleService.ExpireNode:input_type -> headscale.v1.ExpireNodeRequest
+	16,  // 16: headscale.v1.HeadscaleService.RenameNode:input_type -> headscale.v1.RenameNodeRequest
+	17,  // 17: headscale.v1.HeadscaleService.ListNodes:input_type -> headscale.v1.ListNodesRequest
+	18,  // 18: headscale.v1.HeadscaleService.BackfillNodeIPs:input_type -> headscale.v1.BackfillNodeIPsRequest
+	19,  // 19: headscale.v1.HeadscaleService.MoveNode:input_type -> headscale.v1.MoveNodeRequest
+	20,  // 20: headscale.v1.HeadscaleService.SetNodeAddresses:input_type -> headscale.v1.SetNodeAddressesRequest
+	21,  // 21: headscale.v1.HeadscaleService.GetRoutes:input_type -> headscale.v1.GetRoutesRequest
+	22,  // 22: headscale.v1.HeadscaleService.GetNodeRoutes:input_type -> headscale.v1.GetNodeRoutesRequest
+	23,  // 23: headscale.v1.HeadscaleService.EnableRoute:input_type -> headscale.v1.EnableRouteRequest
+	24,  // 24: headscale.v1.HeadscaleService.DisableRoute:input_type -> headscale.v1.DisableRouteRequest
+	25,  // 25: headscale.v1.HeadscaleService.DeleteRoute:input_type -> headscale.v1.DeleteRouteRequest
+	26,  // 26: headscale.v1.HeadscaleService.AuthRegister:input_type -> headscale.v1.AuthRegisterRequest
+	27,  // 27: headscale.v1.HeadscaleService.AuthApprove:input_type -> headscale.v1.AuthApproveRequest
+	28,  // 28: headscale.v1.HeadscaleService.AuthReject:input_type -> headscale.v1.AuthRejectRequest
+	29,  // 29: headscale.v1.HeadscaleService.CreateApiKey:input_type -> headscale.v1.CreateApiKeyRequest
+	30,  // 30: headscale.v1.HeadscaleService.ExpireApiKey:input_type -> headscale.v1.ExpireApiKeyRequest
+	31,  // 31: headscale.v1.HeadscaleService.ListApiKeys:input_type -> headscale.v1.ListApiKeysRequest
+	32,  // 32: headscale.v1.HeadscaleService.DeleteApiKey:input_type -> headscale.v1.DeleteApiKeyRequest
+	33,  // 33: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
+	34,  // 34: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
+	35,  // 35: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
+	36,  // 36: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
+	37,  // 37: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
+	38,  // 38: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
+	39,  // 39: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
+	40,  // 40: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
+	41,  // 41: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
+	42,  // 42: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
+	43,  // 43: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
+	44,  // 44: headscale.v1.HeadscaleService.CreateRelayKey:input_type -> headscale.v1.CreateRelayKeyRequest
+	45,  // 45: headscale.v1.HeadscaleService.ListRelayKeys:input_type -> headscale.v1.ListRelayKeysRequest
+	46,  // 46: headscale.v1.HeadscaleService.DeleteRelayKey:input_type -> headscale.v1.DeleteRelayKeyRequest
+	47,  // 47: headscale.v1.HeadscaleService.ListRelays:input_type -> headscale.v1.ListRelaysRequest
+	48,  // 48: headscale.v1.HeadscaleService.RemoveRelay:input_type -> headscale.v1.RemoveRelayRequest
+	49,  // 49: headscale.v1.HeadscaleService.DrainRelay:input_type -> headscale.v1.DrainRelayRequest
+	50,  // 50: headscale.v1.HeadscaleService.RenameRelay:input_type -> headscale.v1.RenameRelayRequest
+	51,  // 51: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
+	52,  // 52: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
+	53,  // 53: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
+	54,  // 54: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
+	55,  // 55: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
+	56,  // 56: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
+	57,  // 57: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
+	58,  // 58: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
+	59,  // 59: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
+	60,  // 60: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
+	61,  // 61: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
+	62,  // 62: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
+	63,  // 63: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
+	64,  // 64: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
+	65,  // 65: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
+	66,  // 66: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
+	67,  // 67: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
+	68,  // 68: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
+	69,  // 69: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
+	70,  // 70: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
+	71,  // 71: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
+	72,  // 72: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
+	73,  // 73: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
+	74,  // 74: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
+	75,  // 75: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
+	76,  // 76: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
+	77,  // 77: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
+	78,  // 78: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
+	79,  // 79: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
+	80,  // 80: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
+	81,  // 81: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
+	82,  // 82: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
+	83,  // 83: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
+	84,  // 84: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
+	85,  // 85: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
+	86,  // 86: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
+	87,  // 87: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
+	88,  // 88: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
+	89,  // 89: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
+	90,  // 90: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
+	91,  // 91: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
+	92,  // 92: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
+	93,  // 93: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
+	94,  // 94: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
+	95,  // 95: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
+	96,  // 96: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
+	97,  // 97: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
+	98,  // 98: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
+	99,  // 99: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
+	100, // 100: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
+	101, // 101: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
+	102, // 102: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
+	103, // 103: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
+	104, // 104: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
+	105, // 105: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
+	106, // 106: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
+	107, // 107: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
+	108, // 108: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
+	109, // 109: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
+	55,  // [55:110] is the sub-list for method output_type
+	0,   // [0:55] is the sub-list for method input_type
+	0,   // [0:0] is the sub-list for extension type_name
+	0,   // [0:0] is the sub-list for extension extendee
+	0,   // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_headscale_v1_headscale_proto_init() }
@@ -300,6 +337,7 @@ func file_headscale_v1_headscale_proto_init() {
 	file_headscale_v1_node_proto_init()
 	file_headscale_v1_policy_proto_init()
 	file_headscale_v1_preauthkey_proto_init()
+	file_headscale_v1_relay_proto_init()
 	file_headscale_v1_route_proto_init()
 	file_headscale_v1_server_proto_init()
 	file_headscale_v1_tailnet_proto_init()

@@ -66,6 +66,13 @@ const (
 	HeadscaleService_CreateTailnet_FullMethodName      = "/headscale.v1.HeadscaleService/CreateTailnet"
 	HeadscaleService_ListTailnets_FullMethodName       = "/headscale.v1.HeadscaleService/ListTailnets"
 	HeadscaleService_DeleteTailnet_FullMethodName      = "/headscale.v1.HeadscaleService/DeleteTailnet"
+	HeadscaleService_CreateRelayKey_FullMethodName     = "/headscale.v1.HeadscaleService/CreateRelayKey"
+	HeadscaleService_ListRelayKeys_FullMethodName      = "/headscale.v1.HeadscaleService/ListRelayKeys"
+	HeadscaleService_DeleteRelayKey_FullMethodName     = "/headscale.v1.HeadscaleService/DeleteRelayKey"
+	HeadscaleService_ListRelays_FullMethodName         = "/headscale.v1.HeadscaleService/ListRelays"
+	HeadscaleService_RemoveRelay_FullMethodName        = "/headscale.v1.HeadscaleService/RemoveRelay"
+	HeadscaleService_DrainRelay_FullMethodName         = "/headscale.v1.HeadscaleService/DrainRelay"
+	HeadscaleService_RenameRelay_FullMethodName        = "/headscale.v1.HeadscaleService/RenameRelay"
 	HeadscaleService_Health_FullMethodName             = "/headscale.v1.HeadscaleService/Health"
 	HeadscaleService_GetStatus_FullMethodName          = "/headscale.v1.HeadscaleService/GetStatus"
 	HeadscaleService_Reload_FullMethodName             = "/headscale.v1.HeadscaleService/Reload"
@@ -120,6 +127,13 @@ type HeadscaleServiceClient interface {
 	CreateTailnet(ctx context.Context, in *CreateTailnetRequest, opts ...grpc.CallOption) (*CreateTailnetResponse, error)
 	ListTailnets(ctx context.Context, in *ListTailnetsRequest, opts ...grpc.CallOption) (*ListTailnetsResponse, error)
 	DeleteTailnet(ctx context.Context, in *DeleteTailnetRequest, opts ...grpc.CallOption) (*DeleteTailnetResponse, error)
+	CreateRelayKey(ctx context.Context, in *CreateRelayKeyRequest, opts ...grpc.CallOption) (*CreateRelayKeyResponse, error)
+	ListRelayKeys(ctx context.Context, in *ListRelayKeysRequest, opts ...grpc.CallOption) (*ListRelayKeysResponse, error)
+	DeleteRelayKey(ctx context.Context, in *DeleteRelayKeyRequest, opts ...grpc.CallOption) (*DeleteRelayKeyResponse, error)
+	ListRelays(ctx context.Context, in *ListRelaysRequest, opts ...grpc.CallOption) (*ListRelaysResponse, error)
+	RemoveRelay(ctx context.Context, in *RemoveRelayRequest, opts ...grpc.CallOption) (*RemoveRelayResponse, error)
+	DrainRelay(ctx context.Context, in *DrainRelayRequest, opts ...grpc.CallOption) (*DrainRelayResponse, error)
+	RenameRelay(ctx context.Context, in *RenameRelayRequest, opts ...grpc.CallOption) (*RenameRelayResponse, error)
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
@@ -574,6 +588,76 @@ func (c *headscaleServiceClient) DeleteTailnet(ctx context.Context, in *DeleteTa
 	return out, nil
 }
 
+func (c *headscaleServiceClient) CreateRelayKey(ctx context.Context, in *CreateRelayKeyRequest, opts ...grpc.CallOption) (*CreateRelayKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateRelayKeyResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_CreateRelayKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) ListRelayKeys(ctx context.Context, in *ListRelayKeysRequest, opts ...grpc.CallOption) (*ListRelayKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRelayKeysResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_ListRelayKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) DeleteRelayKey(ctx context.Context, in *DeleteRelayKeyRequest, opts ...grpc.CallOption) (*DeleteRelayKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRelayKeyResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_DeleteRelayKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) ListRelays(ctx context.Context, in *ListRelaysRequest, opts ...grpc.CallOption) (*ListRelaysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRelaysResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_ListRelays_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) RemoveRelay(ctx context.Context, in *RemoveRelayRequest, opts ...grpc.CallOption) (*RemoveRelayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveRelayResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_RemoveRelay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) DrainRelay(ctx context.Context, in *DrainRelayRequest, opts ...grpc.CallOption) (*DrainRelayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainRelayResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_DrainRelay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) RenameRelay(ctx context.Context, in *RenameRelayRequest, opts ...grpc.CallOption) (*RenameRelayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenameRelayResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_RenameRelay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *headscaleServiceClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HealthResponse)
@@ -662,6 +746,13 @@ type HeadscaleServiceServer interface {
 	CreateTailnet(context.Context, *CreateTailnetRequest) (*CreateTailnetResponse, error)
 	ListTailnets(context.Context, *ListTailnetsRequest) (*ListTailnetsResponse, error)
 	DeleteTailnet(context.Context, *DeleteTailnetRequest) (*DeleteTailnetResponse, error)
+	CreateRelayKey(context.Context, *CreateRelayKeyRequest) (*CreateRelayKeyResponse, error)
+	ListRelayKeys(context.Context, *ListRelayKeysRequest) (*ListRelayKeysResponse, error)
+	DeleteRelayKey(context.Context, *DeleteRelayKeyRequest) (*DeleteRelayKeyResponse, error)
+	ListRelays(context.Context, *ListRelaysRequest) (*ListRelaysResponse, error)
+	RemoveRelay(context.Context, *RemoveRelayRequest) (*RemoveRelayResponse, error)
+	DrainRelay(context.Context, *DrainRelayRequest) (*DrainRelayResponse, error)
+	RenameRelay(context.Context, *RenameRelayRequest) (*RenameRelayResponse, error)
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
@@ -807,6 +898,27 @@ func (UnimplementedHeadscaleServiceServer) ListTailnets(context.Context, *ListTa
 }
 func (UnimplementedHeadscaleServiceServer) DeleteTailnet(context.Context, *DeleteTailnetRequest) (*DeleteTailnetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteTailnet not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) CreateRelayKey(context.Context, *CreateRelayKeyRequest) (*CreateRelayKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateRelayKey not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) ListRelayKeys(context.Context, *ListRelayKeysRequest) (*ListRelayKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRelayKeys not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) DeleteRelayKey(context.Context, *DeleteRelayKeyRequest) (*DeleteRelayKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRelayKey not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) ListRelays(context.Context, *ListRelaysRequest) (*ListRelaysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRelays not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) RemoveRelay(context.Context, *RemoveRelayRequest) (*RemoveRelayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveRelay not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) DrainRelay(context.Context, *DrainRelayRequest) (*DrainRelayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainRelay not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) RenameRelay(context.Context, *RenameRelayRequest) (*RenameRelayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenameRelay not implemented")
 }
 func (UnimplementedHeadscaleServiceServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -1633,6 +1745,132 @@ func _HeadscaleService_DeleteTailnet_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HeadscaleService_CreateRelayKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateRelayKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).CreateRelayKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_CreateRelayKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).CreateRelayKey(ctx, req.(*CreateRelayKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_ListRelayKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRelayKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).ListRelayKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_ListRelayKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).ListRelayKeys(ctx, req.(*ListRelayKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_DeleteRelayKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRelayKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).DeleteRelayKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_DeleteRelayKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).DeleteRelayKey(ctx, req.(*DeleteRelayKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_ListRelays_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRelaysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).ListRelays(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_ListRelays_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).ListRelays(ctx, req.(*ListRelaysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_RemoveRelay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveRelayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).RemoveRelay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_RemoveRelay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).RemoveRelay(ctx, req.(*RemoveRelayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_DrainRelay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRelayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).DrainRelay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_DrainRelay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).DrainRelay(ctx, req.(*DrainRelayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_RenameRelay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameRelayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).RenameRelay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_RenameRelay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).RenameRelay(ctx, req.(*RenameRelayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HeadscaleService_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HealthRequest)
 	if err := dec(in); err != nil {
@@ -1887,6 +2125,34 @@ var HeadscaleService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteTailnet",
 			Handler:    _HeadscaleService_DeleteTailnet_Handler,
+		},
+		{
+			MethodName: "CreateRelayKey",
+			Handler:    _HeadscaleService_CreateRelayKey_Handler,
+		},
+		{
+			MethodName: "ListRelayKeys",
+			Handler:    _HeadscaleService_ListRelayKeys_Handler,
+		},
+		{
+			MethodName: "DeleteRelayKey",
+			Handler:    _HeadscaleService_DeleteRelayKey_Handler,
+		},
+		{
+			MethodName: "ListRelays",
+			Handler:    _HeadscaleService_ListRelays_Handler,
+		},
+		{
+			MethodName: "RemoveRelay",
+			Handler:    _HeadscaleService_RemoveRelay_Handler,
+		},
+		{
+			MethodName: "DrainRelay",
+			Handler:    _HeadscaleService_DrainRelay_Handler,
+		},
+		{
+			MethodName: "RenameRelay",
+			Handler:    _HeadscaleService_RenameRelay_Handler,
 		},
 		{
 			MethodName: "Health",
