@@ -146,7 +146,8 @@ var relays = []string{
 	// What changes all the time and is in no snapshot. A day is written as 20260301.
 	`CREATE TABLE relay_loads (
 		relay_id {int} PRIMARY KEY REFERENCES relays (id) ON DELETE CASCADE,
-		clients {int} NOT NULL, cpu double precision NOT NULL, troubles text, seen_at {time} NOT NULL)`,
+		clients {int} NOT NULL, cpu double precision NOT NULL, troubles text, seen_at {time} NOT NULL,
+		started {time}, sent_bytes {int} NOT NULL, received_bytes {int} NOT NULL)`,
 	`CREATE TABLE relay_traffic (
 		relay_id {int} NOT NULL REFERENCES relays (id) ON DELETE CASCADE, day {int} NOT NULL,
 		sent {int} NOT NULL, received {int} NOT NULL, PRIMARY KEY (relay_id, day)) {norowid}`,

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"gorm.io/gorm"
+
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -72,7 +74,9 @@ func (t *tx) endRelaySessions(where string, args ...any) error {
 	return nil
 }
 
-// NoteRelayLoad writes how a relay does. No revision is raised. A relay that was removed is ErrNotFound.
+// NoteRelayLoad writes how a relay does, and adds to its traffic what it moved since it last said so: through a restart of
+// the relay, whose counters then begin anew, and of this server, which finds here how far they were. No revision is
+// raised. A relay that was removed is ErrNotFound.
 func (s *Store) NoteRelayLoad(ctx context.Context, l tailnet.RelayLoad) error {
 	var err error
 	for _, text := range l.Troubles {
@@ -87,18 +91,45 @@ func (s *Store) NoteRelayLoad(ctx context.Context, l tailnet.RelayLoad) error {
 			if !l.SeenAt.IsZero() {
 				seen = storable(l.SeenAt)
 			}
-			n, err := t.exec(`INSERT INTO relay_loads (relay_id, clients, cpu, troubles, seen_at)
-				SELECT id, ?, ?, ?, ? FROM relays WHERE id = ?
+			moved, err := t.movedSince(&l)
+			if err != nil {
+				return err
+			}
+			n, err := t.exec(`INSERT INTO relay_loads (relay_id, clients, cpu, troubles, seen_at, started, sent_bytes, received_bytes)
+				SELECT id, ?, ?, ?, ?, ?, ?, ? FROM relays WHERE id = ?
 				ON CONFLICT (relay_id) DO UPDATE SET clients = excluded.clients, cpu = excluded.cpu,
-					troubles = excluded.troubles, seen_at = excluded.seen_at`,
-				int64(l.Clients), l.CPU, list(&l.Troubles), seen, int64(l.RelayID))
-			return orNoSuchRelay(n, err)
+					troubles = excluded.troubles, seen_at = excluded.seen_at, started = excluded.started,
+					sent_bytes = excluded.sent_bytes, received_bytes = excluded.received_bytes`,
+				int64(l.Clients), l.CPU, list(&l.Troubles), seen, l.Started, int64(l.SentBytes), int64(l.ReceivedBytes), int64(l.RelayID))
+			if err := orNoSuchRelay(n, err); err != nil || moved == (tailnet.Traffic{}) {
+				return err
+			}
+			return t.addRelayTraffic(l.RelayID, seen, moved)
 		})
 	}
 	if err != nil {
 		return fmt.Errorf("noting the load of relay %d: %w", l.RelayID, err)
 	}
 	return nil
+}
+
+// movedSince is what a relay moved since it last said how it does.
+func (t *tx) movedSince(l *tailnet.RelayLoad) (tailnet.Traffic, error) {
+	if l.Started == nil {
+		return tailnet.Traffic{}, nil
+	}
+	began := storable(*l.Started)
+	l.Started = &began
+	var was tailnet.RelayLoad
+	err := t.look().Where("relay_id = ?", int64(l.RelayID)).Take(&was).Error
+	switch {
+	case errors.Is(err, gorm.ErrRecordNotFound):
+	case err != nil:
+		return tailnet.Traffic{}, err
+	case was.Started != nil && was.Started.Equal(began) && was.SentBytes <= l.SentBytes && was.ReceivedBytes <= l.ReceivedBytes:
+		return tailnet.Traffic{Sent: l.SentBytes - was.SentBytes, Received: l.ReceivedBytes - was.ReceivedBytes}, nil
+	}
+	return tailnet.Traffic{Sent: l.SentBytes, Received: l.ReceivedBytes}, nil
 }
 
 const maxTroubles = 32
@@ -132,19 +163,12 @@ func dayNumber(at time.Time) int64 {
 	return int64(year*10_000 + int(month)*100 + day)
 }
 
-// AddRelayTraffic adds bytes to what a relay moved on the day (UTC) of the given time. No revision is raised. A relay
-// that was removed is ErrNotFound.
-func (s *Store) AddRelayTraffic(ctx context.Context, id tailnet.RelayID, day time.Time, sent, received uint64) error {
-	err := s.write(ctx, func(t *tx) error {
-		n, err := t.exec(`INSERT INTO relay_traffic (relay_id, day, sent, received) SELECT id, ?, ?, ? FROM relays WHERE id = ?
-			ON CONFLICT (relay_id, day) DO UPDATE SET sent = relay_traffic.sent + excluded.sent, received = relay_traffic.received + excluded.received`,
-			dayNumber(day), int64(sent), int64(received), int64(id))
-		return orNoSuchRelay(n, err)
-	})
-	if err != nil {
-		return fmt.Errorf("adding traffic of relay %d: %w", id, err)
-	}
-	return nil
+// addRelayTraffic adds to what a relay moved on the day (UTC) of the given time.
+func (t *tx) addRelayTraffic(id tailnet.RelayID, day time.Time, moved tailnet.Traffic) error {
+	_, err := t.exec(`INSERT INTO relay_traffic (relay_id, day, sent, received) VALUES (?, ?, ?, ?)
+		ON CONFLICT (relay_id, day) DO UPDATE SET sent = relay_traffic.sent + excluded.sent, received = relay_traffic.received + excluded.received`,
+		int64(id), dayNumber(day), int64(moved.Sent), int64(moved.Received))
+	return err
 }
 
 // RelayTraffic says what each relay moved today and in this month.

@@ -166,6 +166,10 @@ type RelayLoad struct {
 	CPU      float64   // cores in use
 	Troubles []string  `gorm:"serializer:doc"` // sentences for the operator
 	SeenAt   time.Time // when it said so
+
+	// SentBytes and ReceivedBytes count since Started, the start of the relay's process. Zero: it does not count.
+	Started                  *time.Time
+	SentBytes, ReceivedBytes uint64
 }
 
 // Traffic counts bytes of packets.
