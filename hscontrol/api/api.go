@@ -4,7 +4,7 @@
 //
 //	listen.go    limits, deadline, log, recovery
 //	access.go    who calls (an API key, or someone on this machine: person.go), and which tailnets they may see
-//	users.go, nodes.go, routes.go, ...   one use case of the store each
+//	users.go, nodes.go, relays.go, ...   one use case of the store each
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
 package api
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
@@ -50,6 +51,12 @@ type Config struct {
 
 	// DERPMap is the map as clients get it now.
 	DERPMap func() *tailcfg.DERPMap
+	// ServerKey is the public Noise key that relays are told with their enrolment key, and ControlURL where they find the
+	// server.
+	ServerKey  key.MachinePublic
+	ControlURL string
+	// Embedded is the relay inside this server. Nil, or no relay: there is none.
+	Embedded func() *EmbeddedRelay
 	// Health is what is not as it should be, beside the database. Nil: nothing is known.
 	Health func(ctx context.Context) []Fault
 	// Status is with what the server runs.
@@ -76,6 +83,16 @@ type Status struct {
 	StartedAt   time.Time
 	ReloadedAt  time.Time
 	ReloadError string // of the last reload; empty when it worked
+}
+
+// EmbeddedRelay is how the relay inside this server does. Expires is zero where it has no certificate of its own.
+type EmbeddedRelay struct {
+	RegionID               int
+	RegionCode, RegionName string
+	Published              []string // host:port
+	DERPPort, STUNPort     int
+	Expires                time.Time
+	Clients                int
 }
 
 // Reloaded is what a reload did, by keys of the configuration.

@@ -23,6 +23,8 @@ var codeOf = []struct {
 	{tailnet.ErrConflict, codes.FailedPrecondition},
 	{tailnet.ErrKeyRefused, codes.PermissionDenied},
 	{tailnet.ErrAPIKeyRefused, codes.Unauthenticated},
+	{tailnet.ErrRelayRefused, codes.PermissionDenied},
+	{tailnet.ErrRelayRemoved, codes.NotFound},
 	{tailnet.ErrTagRefused, codes.PermissionDenied},
 	{tailnet.ErrNodeKeyTaken, codes.AlreadyExists},
 	{tailnet.ErrExhausted, codes.ResourceExhausted},
