@@ -49,10 +49,10 @@ func (e *engine) find(dst *nodeKey) (*client, *link) {
 }
 
 // introduce notes who c is, so that it can be evicted while it is being admitted.
-func (e *engine) introduce(c *client, k nodeKey) {
+func (e *engine) introduce(c *client, k nodeKey, psk key.DERPMesh) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c.key = k
+	c.key, c.psk, c.meshed = k, psk, e.isMeshPeer(psk)
 	e.asking[k] = append(e.asking[k], c)
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 	"tailscale.com/derp"
 	"tailscale.com/disco"
+	"tailscale.com/types/key"
 )
 
 // client is one connection of a node.
@@ -35,7 +36,9 @@ type client struct {
 	began  time.Time
 
 	key       nodeKey
-	meshed    bool // it knows the mesh key
+	psk       key.DERPMesh // that it says it knows
+	meshed    bool         // it is right: this is another relay
+	line      bool         // we called it: its outbox holds what is for its clients
 	flags     derp.PeerPresentFlags
 	duplicate atomic.Bool            // others have the same key
 	limit     atomic.Pointer[bounds] // nil when there are none
@@ -54,6 +57,7 @@ type client struct {
 
 	// Written by one goroutine each, read by whoever counts:
 	gotPackets, gotBytes, gotDisco atomic.Uint64
+	gotForwards, gotForwardBytes   atomic.Uint64
 	sentPackets, sentBytes         atomic.Uint64
 
 	heard map[nodeKey]struct{} // whose end it wants to be told; guarded by engine.mu
@@ -286,7 +290,6 @@ func (c *client) handle(t derp.FrameType, body []byte) {
 	case derp.FrameSendPacket:
 		c.relay(&c.key, (*nodeKey)(body), body[derp.KeyLen:], false)
 	case derp.FrameForwardPacket:
-		c.eng.count.forwardedIn.Add(1)
 		c.relay((*nodeKey)(body), (*nodeKey)(body[derp.KeyLen:]), body[2*derp.KeyLen:], true)
 	case derp.FramePing:
 		c.eng.count.pings.Add(1)
@@ -306,7 +309,10 @@ func (c *client) handle(t derp.FrameType, body []byte) {
 // client of ours or nowhere.
 func (c *client) relay(src, dst *nodeKey, payload []byte, forwarded bool) {
 	isDisco := disco.LooksLikeDiscoWrapper(payload)
-	if !forwarded {
+	if forwarded {
+		c.gotForwards.Add(1)
+		c.gotForwardBytes.Add(uint64(len(payload)))
+	} else {
 		c.gotPackets.Add(1)
 		c.gotBytes.Add(uint64(len(payload)))
 		if isDisco {
@@ -314,19 +320,14 @@ func (c *client) relay(src, dst *nodeKey, payload []byte, forwarded bool) {
 		}
 	}
 	to, via := c.eng.find(dst)
+	var goal *nodeKey // of a packet that another relay is to deliver
 	switch {
 	case to != nil:
 		c.noteSent(src, to)
-		rouse, full := to.push(src, payload, isDisco, c.now)
-		if full && !isDisco {
-			c.full = true
-		}
-		if rouse && (len(c.dirty) == 0 || c.dirty[len(c.dirty)-1] != to) {
-			c.dirty = append(c.dirty, to)
-		}
 	case via != nil && !forwarded:
-		via.push(src, dst, payload, c.now)
-	default:
+		to, goal = via.pick(src, dst), dst
+	}
+	if to == nil {
 		why := unknownDest
 		if forwarded {
 			why = unknownDestOnForward
@@ -335,6 +336,14 @@ func (c *client) relay(src, dst *nodeKey, payload []byte, forwarded bool) {
 		if isDisco && c.mayTellGone() {
 			c.tellGone(*dst, derp.PeerGoneReasonNotHere)
 		}
+		return
+	}
+	rouse, full := to.push(src, goal, payload, isDisco, c.now)
+	if full && !isDisco {
+		c.full = true
+	}
+	if rouse && (len(c.dirty) == 0 || c.dirty[len(c.dirty)-1] != to) {
+		c.dirty = append(c.dirty, to)
 	}
 }
 

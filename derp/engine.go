@@ -22,7 +22,7 @@ import (
 type engine struct {
 	key      key.NodePrivate
 	self     nodeKey
-	psk      key.DERPMesh
+	psks     atomic.Pointer[psks]
 	admit    Admit
 	patience time.Duration // of a write; 0 for ever
 	metaCert []byte
@@ -44,7 +44,10 @@ type engine struct {
 	clients  map[*client]struct{}             // those that have joined
 	watchers map[*client]struct{}             // those that are told who comes and goes
 	hearers  map[nodeKey]map[*client]struct{} // who is told when a node is gone
+	lines    map[*client]struct{}             // our connections to other relays
 	retired  traffic                          // of connections that have ended
+
+	retiredLines traffic // the same, of lines
 }
 
 // defaultPatience is how long a client may refuse to take data.
@@ -62,6 +65,7 @@ func newEngine(cfg Config) (*engine, error) {
 		clients:  map[*client]struct{}{},
 		watchers: map[*client]struct{}{},
 		hearers:  map[nodeKey]map[*client]struct{}{},
+		lines:    map[*client]struct{}{},
 	}
 	switch {
 	case cfg.WriteTimeout > 0:
@@ -69,14 +73,14 @@ func newEngine(cfg Config) (*engine, error) {
 	case cfg.WriteTimeout < 0:
 		e.patience = 0
 	}
+	var mesh psks
+	var err error
 	if k := strings.TrimSpace(cfg.Mesh.Key); k != "" {
-		psk, err := key.ParseDERPMesh(k)
-		if err != nil {
+		if mesh.own, err = key.ParseDERPMesh(k); err != nil {
 			return nil, fmt.Errorf("reading the mesh key (64 hex digits): %w", err)
 		}
-		e.psk = psk
 	}
-	var err error
+	e.psks.Store(&mesh)
 	if e.metaCert, err = makeMetaCert(cfg.Key.Public()); err != nil {
 		return nil, fmt.Errorf("making the certificate with the relay's key: %w", err)
 	}
@@ -98,8 +102,8 @@ type accepted struct {
 	idealNode string // the node that the client would rather be on; "" if on it
 }
 
-// begin does the handshake of a new connection. When that fails, the connection is closed.
-func (e *engine) begin(ctx context.Context, a accepted) (*client, error) {
+// newClient is a connection that nobody serves yet.
+func newClient(e *engine, a accepted) *client {
 	c := &client{
 		eng:   e,
 		id:    e.ids.Add(1),
@@ -117,6 +121,12 @@ func (e *engine) begin(ctx context.Context, a accepted) (*client, error) {
 	if ap, err := netip.ParseAddrPort(a.remote.String()); err == nil {
 		c.source = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
+	return c
+}
+
+// begin does the handshake of a new connection. When that fails, the connection is closed.
+func (e *engine) begin(ctx context.Context, a accepted) (*client, error) {
+	c := newClient(e, a)
 	if !e.admitConn(c) {
 		c.cut()
 		return nil, errors.New("the relay is closed")
@@ -185,9 +195,4 @@ func (e *engine) all(shut bool) []*client {
 		list = append(list, c)
 	}
 	return list
-}
-
-// isMeshPeer reports whether a client knows the mesh key; it compares in constant time.
-func (e *engine) isMeshPeer(k key.DERPMesh) bool {
-	return !e.psk.IsZero() && !k.IsZero() && e.psk.Equal(k)
 }

@@ -151,8 +151,8 @@ func TestOldPacketsAreDropped(t *testing.T) {
 	e := testEngine(t)
 	c := present(t, e)
 	now := e.now()
-	c.push(&c.key, []byte("old"), false, now-maxAge-time.Second)
-	c.push(&c.key, []byte("new"), false, now)
+	c.push(&c.key, nil, []byte("old"), false, now-maxAge-time.Second)
+	c.push(&c.key, nil, []byte("new"), false, now)
 	_, s, _ := c.next()
 	if s == nil || !bytes.Contains(s.frames(), []byte("new")) || bytes.Contains(s.frames(), []byte("old")) {
 		t.Errorf("got %v, want only the new packet", s)

@@ -60,8 +60,7 @@ func (e *engine) greet(ctx context.Context, c *client, a accepted) error {
 	if err != nil {
 		return err
 	}
-	c.meshed = e.isMeshPeer(info.MeshKey)
-	e.introduce(c, rawKey(node))
+	e.introduce(c, rawKey(node), info.MeshKey)
 	c.flags = presence(c.meshed, info.IsProber, a.idealNode != "")
 	if !c.meshed { // a mesh peer carries others' packets; no tailnet knows its key
 		if err := e.ask(ctx, node, c.source.Addr()); err != nil {

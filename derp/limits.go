@@ -134,7 +134,7 @@ func (r *Relay) SetLimits(v Limits) { r.engine.setLimits(v) }
 
 // setLimits is SetLimits.
 func (e *engine) setLimits(v Limits) {
-	e.month.atLeast(time.Now(), e.census().sentBytes, v.UsedThisMonth)
+	e.month.atLeast(time.Now(), e.census().sent(), v.UsedThisMonth)
 	e.mu.Lock()
 	old, now := e.limits.Load(), newLimits(v)
 	if v.Total == old.Total {

@@ -1,103 +1,281 @@
 package derp
 
 import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale.com/derp"
 	"tailscale.com/types/key"
 )
 
-// forwarder takes packets to another relay of the mesh. A derphttp.Client is one.
-type forwarder interface {
-	ForwardPacket(src, dst key.NodePublic, payload []byte) error
-}
-
-// link is the way to another relay of the mesh. Readers put packets into its lane and never
-// wait for it; one goroutine hands them to the forwarder.
+// link is the way to another relay of the mesh. It has several connections (lines), so that
+// more than one core and more than one TCP window serve it: the first also hears who is there,
+// and all carry packets to them. The packets of one node for another always go by the same
+// line, so that their order holds. Each line has a key of its own, as a relay takes two
+// connections with the same key for a copied machine.
+//
+// A line is a client of ours turned round: what is pushed to it waits in its outbox as frames
+// for the other relay (write.go), and whole slabs of them are written at once.
 type link struct {
-	eng *engine
-	to  forwarder
-
-	mu     sync.Mutex
-	more   *sync.Cond
-	lane   lane
-	closed bool
+	eng    *engine
+	log    *slog.Logger
+	keys   []key.NodePrivate // of the lines; the first is the relay's own
+	lines  []atomic.Pointer[client]
+	target atomic.Pointer[target]
+	soon   chan struct{} // has room for one: dial now, there is news
+	known  map[nodeKey]struct{}
 }
 
-func newLink(e *engine, to forwarder) *link {
-	l := &link{eng: e, to: to}
-	l.more = sync.NewCond(&l.mu)
+const (
+	maxKnown    = 1 << 20          // nodes of another relay
+	lineTick    = 10 * time.Second // between two signs of life of ours
+	lineSilence = 30 * time.Second // after which the other relay is taken for gone
+	minBackoff  = 250 * time.Millisecond
+	maxBackoff  = 30 * time.Second
+	settledLink = 10 * time.Second // a link that lasted longer begins with the least backoff
+)
+
+// errSelf says that a link leads to the relay that it begins at.
+var errSelf = errors.New("the link leads to this relay itself")
+
+func newLink(e *engine, t *target, log *slog.Logger) *link {
+	n := max(2, min(4, runtime.GOMAXPROCS(0)))
+	l := &link{
+		eng: e, log: log,
+		keys:  []key.NodePrivate{e.key},
+		lines: make([]atomic.Pointer[client], n),
+		soon:  make(chan struct{}, 1),
+		known: map[nodeKey]struct{}{},
+	}
+	for len(l.keys) < n {
+		l.keys = append(l.keys, key.NewNode())
+	}
+	l.target.Store(t)
 	return l
 }
 
-// push copies a packet into the lane.
-func (l *link) push(src, dst *nodeKey, payload []byte, now time.Duration) {
-	const head = derp.FrameHeaderLen + 2*derp.KeyLen
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return
+// pick chooses the line for packets of src to dst; nil when there is none.
+func (l *link) pick(src, dst *nodeKey) *client {
+	h := binary.LittleEndian.Uint32(src[:4]) ^ binary.LittleEndian.Uint32(dst[:4])
+	if c := l.lines[h%uint32(len(l.lines))].Load(); c != nil {
+		return c
 	}
-	b := l.lane.room(head+len(payload), now, l.dropHead)
-	b = putHeader(b, derp.FrameForwardPacket, 2*derp.KeyLen+len(payload))
-	copy(b, src[:])
-	copy(b[derp.KeyLen:], dst[:])
-	copy(b[2*derp.KeyLen:], payload)
-	l.more.Signal()
+	return l.lines[0].Load()
 }
 
-func (l *link) dropHead(frames []byte) { l.eng.dropForwards(meshQueue, frames) }
-func (l *link) dropOld(frames []byte)  { l.eng.dropForwards(queueAge, frames) }
+// retarget says where the other relay is from now on. A connection that stands is kept.
+func (l *link) retarget(t *target) {
+	l.target.Store(t)
+	select {
+	case l.soon <- struct{}{}:
+	default:
+	}
+}
 
-// run forwards until close.
-func (l *link) run() {
-	for {
-		l.mu.Lock()
-		s := l.lane.take(l.eng.now(), l.dropOld)
-		for s == nil && !l.closed {
-			l.more.Wait()
-			s = l.lane.take(l.eng.now(), l.dropOld)
+// run keeps the link until ctx ends, or it turns out that it leads to the relay itself.
+func (l *link) run(ctx context.Context) {
+	for failed := 0; ctx.Err() == nil; failed++ {
+		began := time.Now()
+		err := l.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errSelf):
+			l.log.Debug("this is the relay itself: no link")
+			return
+		case time.Since(began) > settledLink:
+			failed = 0
+			fallthrough
+		case failed == 0:
+			l.log.Warn("mesh link broke", "err", err)
+		default:
+			l.log.Debug("no mesh link", "err", err)
 		}
-		closed := l.closed
-		l.mu.Unlock()
-		if closed {
-			if s != nil {
-				s.free()
-			}
+		l.pause(ctx, failed)
+	}
+}
+
+// pause waits longer each time that a line failed.
+func (l *link) pause(ctx context.Context, failed int) {
+	d := min(minBackoff<<min(failed, 10), maxBackoff)
+	t := time.NewTimer(d/2 + rand.N(d/2))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.soon:
+	case <-ctx.Done():
+	}
+}
+
+// once connects the first line and serves it until it ends, and the others as long.
+func (l *link) once(ctx context.Context) error {
+	c, err := l.dial(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer l.forget()
+	ctx, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop()
+	c.queue(derp.FrameWatchConns)
+	l.log.Info("mesh link is up", "relay", c.key.public().ShortString())
+	for i := 1; i < len(l.lines); i++ {
+		others.Go(func() { l.keep(ctx, i) })
+	}
+	return l.serve(ctx, 0, c)
+}
+
+// keep keeps one of the lines that only carry packets.
+func (l *link) keep(ctx context.Context, i int) {
+	for failed := 0; ctx.Err() == nil; failed++ {
+		began := time.Now()
+		c, err := l.dial(ctx, i)
+		if err == nil {
+			err = l.serve(ctx, i, c)
+		}
+		if ctx.Err() != nil {
 			return
 		}
-		l.forward(s.frames())
-		s.free()
-	}
-}
-
-func (l *link) forward(b []byte) {
-	for len(b) > 0 {
-		n := frameLen(b)
-		body := b[derp.FrameHeaderLen:n]
-		src, dst := nodeKey(body[:derp.KeyLen]), nodeKey(body[derp.KeyLen:2*derp.KeyLen])
-		if err := l.to.ForwardPacket(src.public(), dst.public(), body[2*derp.KeyLen:]); err != nil {
-			l.eng.dropForwards(writeError, b[:n])
-		} else {
-			l.eng.count.forwardedOut.Add(1)
+		if time.Since(began) > settledLink {
+			failed = 0
 		}
-		b = b[n:]
+		l.log.Debug("a line of a mesh link broke", "line", i, "err", err)
+		l.pause(ctx, failed)
 	}
 }
 
-func (l *link) close() {
-	l.mu.Lock()
-	l.closed = true
-	l.lane.clear(l.dropOld)
-	l.mu.Unlock()
-	l.more.Broadcast()
+// forget takes back all that the other relay said.
+func (l *link) forget() {
+	for k := range l.known {
+		l.eng.unforward(k, l)
+	}
+	clear(l.known)
 }
 
-// forward sends packets for node by way of l.
-func (e *engine) forward(node key.NodePublic, l *link) {
-	k := rawKey(node)
+// serve has line i carry packets, and handles what the other relay says, until the connection
+// or ctx ends. Nothing of the connection is left when it returns.
+func (l *link) serve(ctx context.Context, i int, c *client) error {
+	unhook := context.AfterFunc(ctx, c.cut)
+	defer unhook()
+	l.eng.addLine(c)
+	l.lines[i].Store(c)
+	c.keepAlive = time.AfterFunc(lineTick, func() {
+		c.tickLine()
+	})
+	c.rouse()
+	err := l.listen(i, c)
+	l.lines[i].Store(nil)
+	c.keepAlive.Stop()
+	c.cut()
+	c.shut()
+	c.writer.Wait()
+	l.eng.removeLine(c)
+	return err
+}
+
+// tickLine asks the other relay for a sign of life.
+func (c *client) tickLine() {
+	c.out.mu.Lock()
+	over := c.out.state == ended
+	c.out.carried = false
+	c.out.mu.Unlock()
+	if !over {
+		c.tell(derp.FramePing, make([]byte, 8))
+		c.keepAlive.Reset(lineTick)
+	}
+}
+
+// listen handles what the other relay says on line i.
+func (l *link) listen(i int, c *client) error {
+	br := bufio.NewReaderSize(&c.in, 4<<10)
+	for {
+		c.conn.SetReadDeadline(time.Now().Add(lineSilence))
+		t, body, err := readNews(br)
+		if err != nil {
+			return err
+		}
+		switch {
+		case t == derp.FramePing:
+			c.tell(derp.FramePong, body[:8])
+		case i > 0: // the first hears all else
+		case t == derp.FramePeerPresent:
+			if err := l.present(nodeKey(body[:derp.KeyLen])); err != nil {
+				return err
+			}
+		case t == derp.FramePeerGone:
+			k := nodeKey(body[:derp.KeyLen])
+			delete(l.known, k)
+			l.eng.unforward(k, l)
+		}
+	}
+}
+
+func (l *link) present(k nodeKey) error {
+	if k == l.eng.self {
+		return nil // that is we, who watch
+	}
+	if len(l.known) >= maxKnown {
+		return fmt.Errorf("the other relay says that it has more than %d nodes", maxKnown)
+	}
+	l.known[k] = struct{}{}
+	l.eng.forward(k, l)
+	return nil
+}
+
+// maxNews is the most that a frame from another relay may hold.
+const maxNews = 1 << 20
+
+// readNews reads the next frame that means something to a link, and its first bytes, as many
+// as are needed. All else is skipped.
+func readNews(br *bufio.Reader) (t derp.FrameType, body []byte, err error) {
+	for {
+		head, err := br.Peek(derp.FrameHeaderLen)
+		if err != nil {
+			return 0, nil, err
+		}
+		t := derp.FrameType(head[0])
+		size := int(binary.BigEndian.Uint32(head[1:]))
+		if size > maxNews {
+			return 0, nil, fmt.Errorf("frame of type %#x has %d bytes", t, size)
+		}
+		br.Discard(derp.FrameHeaderLen)
+		need := 0
+		switch t {
+		case derp.FramePing:
+			need = 8
+		case derp.FramePeerPresent, derp.FramePeerGone:
+			need = derp.KeyLen
+		}
+		if size < need {
+			return 0, nil, fmt.Errorf("frame of type %#x has %d bytes", t, size)
+		}
+		body := make([]byte, need)
+		if _, err := io.ReadFull(br, body); err != nil {
+			return 0, nil, err
+		}
+		if _, err := br.Discard(size - need); err != nil {
+			return 0, nil, err
+		}
+		if need > 0 {
+			return t, body, nil
+		}
+	}
+}
+
+// forward sends packets for a node by way of l.
+func (e *engine) forward(k nodeKey, l *link) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p, ok := e.peers.Load(k)
@@ -113,8 +291,7 @@ func (e *engine) forward(node key.NodePublic, l *link) {
 
 // unforward undoes forward. When nobody has the node any more, all that heard from it are
 // told.
-func (e *engine) unforward(node key.NodePublic, l *link) {
-	k := rawKey(node)
+func (e *engine) unforward(k nodeKey, l *link) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p, ok := e.peers.Load(k)
@@ -130,4 +307,18 @@ func (e *engine) unforward(node key.NodePublic, l *link) {
 	if len(p.conns) == 0 {
 		e.forget(k)
 	}
+}
+
+// addLine counts what a line carries from now on.
+func (e *engine) addLine(c *client) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lines[c] = struct{}{}
+}
+
+func (e *engine) removeLine(c *client) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.lines, c)
+	e.retiredLines.add(c)
 }

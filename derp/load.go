@@ -25,12 +25,12 @@ func (r *Relay) Load() Load {
 	l := Load{
 		Started:         e.start,
 		Clients:         n.clients - n.meshed,
-		ReceivedBytes:   n.gotBytes,
-		SentBytes:       n.sentBytes,
-		ReceivedPackets: n.gotPackets,
-		SentPackets:     n.sentPackets,
+		ReceivedBytes:   n.gotBytes + n.gotForwardBytes,
+		SentBytes:       n.sent(),
+		ReceivedPackets: n.gotPackets + n.gotForwards,
+		SentPackets:     n.sentPackets + n.lines.sentPackets,
 		Refused:         uint64(e.count.refused.Load()),
-		SentThisMonth:   e.month.count(time.Now(), n.sentBytes),
+		SentThisMonth:   e.month.count(time.Now(), n.sent()),
 	}
 	for why := range dropReasons {
 		for kind := range kinds {
@@ -42,6 +42,9 @@ func (r *Relay) Load() Load {
 	}
 	return l
 }
+
+// sent is what left the relay, in bytes.
+func (n census) sent() uint64 { return n.sentBytes + n.lines.sentBytes }
 
 // Clients are the nodes that are connected now.
 func (r *Relay) Clients() []key.NodePublic {

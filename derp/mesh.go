@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
 
-	"tailscale.com/derp"
-	"tailscale.com/derp/derphttp"
-	"tailscale.com/net/netmon"
 	"tailscale.com/types/key"
 )
 
@@ -25,99 +22,148 @@ type Mesh struct {
 	With []string
 }
 
+// MeshPeer is another relay of the region.
+type MeshPeer struct {
+	Key   key.NodePublic   // its identity: nobody else is told the mesh key
+	Addrs []netip.AddrPort // where it listens, best first
+	Name  string           // to ask for in the TLS handshake (SNI); "" for the first address
+	Pin   string           // of its certificate (tailcfg.DERPNode.CertName); "" where an authority vouches
+}
+
 // mesh is the relay's links to the others of its region.
 type mesh struct {
-	stop    context.CancelFunc
-	clients []*derphttp.Client
-	links   []*link
-	done    sync.WaitGroup
+	eng  *engine
+	log  *slog.Logger
+	ctx  context.Context // of all links
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu    sync.Mutex
+	peers map[key.NodePublic]*meshLink // those that SetMesh gave
+}
+
+// meshLink is a link that can be ended.
+type meshLink struct {
+	*link
+	cancel context.CancelFunc
 }
 
 func startMesh(cfg Config, e *engine) (*mesh, error) {
+	m := &mesh{eng: e, log: cfg.Log, peers: map[key.NodePublic]*meshLink{}}
+	m.ctx, m.stop = context.WithCancel(context.Background())
 	if len(cfg.Mesh.With) == 0 {
-		return nil, nil
+		return m, nil
 	}
-	if cfg.Mesh.Key == "" {
+	psk := e.psks.Load().own
+	if psk.IsZero() {
 		return nil, errors.New("a mesh needs a key that its relays share (-mesh-psk-file)")
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	m := &mesh{stop: stop}
+	var targets []*target
 	for _, with := range cfg.Mesh.With {
-		if err := m.link(ctx, cfg, e, with); err != nil {
-			m.close()
+		t, err := staticTarget(with, psk)
+		if err != nil {
 			return nil, fmt.Errorf("link to %q: %w", with, err)
 		}
+		targets = append(targets, t)
+	}
+	for i, t := range targets {
+		m.start(t, cfg.Mesh.With[i])
 	}
 	return m, nil
 }
 
-// link keeps a connection to another relay, through which we hear who is there and send what
-// is for them.
-func (m *mesh) link(ctx context.Context, cfg Config, e *engine, with string) error {
-	url, dial := meshTarget(with)
-	log := cfg.Log.With("mesh", with)
-	logf := func(format string, args ...any) { log.Debug(fmt.Sprintf(format, args...)) }
-	c, err := derphttp.NewClient(cfg.Key, url, logf, netmon.NewStatic())
-	if err != nil {
-		return err
-	}
-	c.MeshKey = e.psk
-	c.WatchConnectionChanges = true
-	if dial != "" {
-		var d net.Dialer
-		c.SetURLDialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
-			_, port, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return d.DialContext(ctx, network, net.JoinHostPort(dial, port))
-		})
-	}
-	l := newLink(e, c)
-	m.clients = append(m.clients, c)
-	m.links = append(m.links, l)
-	m.done.Go(l.run)
+// start begins a link.
+func (m *mesh) start(t *target, name string) *meshLink {
+	ctx, cancel := context.WithCancel(m.ctx)
+	l := &meshLink{newLink(m.eng, t, m.log.With("mesh", name)), cancel}
 	m.done.Go(func() {
-		c.RunWatchConnectionLoop(ctx, cfg.Key.Public(), logf,
-			func(p derp.PeerPresentMessage) { e.forward(p.Key, l) },
-			func(p derp.PeerGoneMessage) { e.unforward(p.Peer, l) },
-			func(err error) { log.Warn("mesh link broke", "err", err) })
+		defer cancel()
+		l.run(ctx)
 	})
-	return nil
-}
-
-// meshTarget splits an entry of Mesh.With into the URL to ask for and the host to connect
-// to, which is "" when it is the same.
-func meshTarget(with string) (url, dial string) {
-	if strings.Contains(with, "://") {
-		return strings.TrimSuffix(with, "/") + "/derp", ""
-	}
-	host, dial, _ := strings.Cut(with, "/")
-	return "https://" + host + "/derp", dial
+	return l
 }
 
 func (m *mesh) close() {
+	m.mu.Lock() // nothing is started after this
 	m.stop()
-	for _, c := range m.clients {
-		c.Close()
-	}
-	for _, l := range m.links {
-		l.close()
-	}
+	m.mu.Unlock()
 	m.done.Wait()
 }
 
-// MeshPeer is another relay of the region.
-type MeshPeer struct {
-	Key   key.NodePublic   // its identity; nobody else is told the mesh key
-	Addrs []netip.AddrPort // where it listens, best first
-	Name  string           // to ask for in the TLS handshake (SNI)
-	Pin   string           // of its certificate (tailcfg.DERPNode.CertName); "" where an authority vouches
+// SetMesh takes the relays that know psk (64 hex digits, "" for none) for members of the mesh,
+// and keeps links to the given ones; the relay itself may be among them. It replaces what the
+// last SetMesh said, and leaves alone what Config.Mesh says. Links that stay are kept, also
+// when the address of a relay has changed.
+func (r *Relay) SetMesh(psk string, peers []MeshPeer) error {
+	var shared key.DERPMesh
+	if psk = strings.TrimSpace(psk); psk != "" {
+		var err error
+		if shared, err = key.ParseDERPMesh(psk); err != nil {
+			return fmt.Errorf("reading the mesh key (64 hex digits): %w", err)
+		}
+	} else if len(peers) > 0 {
+		return errors.New("a mesh needs a key that its relays share")
+	}
+	want := map[key.NodePublic]*target{}
+	for _, p := range peers {
+		if p.Key == r.PublicKey() {
+			continue
+		}
+		t, err := peerTarget(p, shared)
+		if err != nil {
+			return fmt.Errorf("mesh peer %s: %w", p.Key.ShortString(), err)
+		}
+		want[p.Key] = t
+	}
+	r.engine.setPSK(shared)
+	r.mesh.set(want)
+	return nil
 }
 
-// SetMesh joins the relays that share psk (64 hex digits) and keeps links to the given ones;
-// the relay itself may be among them. It replaces what the last SetMesh said, and leaves alone
-// what Config.Mesh says. Links that stay are kept.
-func (r *Relay) SetMesh(psk string, peers []MeshPeer) error {
-	return errors.ErrUnsupported
+func (m *mesh) set(want map[key.NodePublic]*target) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx.Err() != nil {
+		return
+	}
+	for k, l := range m.peers {
+		if t, stays := want[k]; !stays || !t.psk.Equal(l.target.Load().psk) {
+			l.cancel()
+			delete(m.peers, k)
+		}
+	}
+	for k, t := range want {
+		if l, ok := m.peers[k]; ok {
+			l.retarget(t)
+		} else {
+			m.peers[k] = m.start(t, k.ShortString())
+		}
+	}
+}
+
+// psks are the mesh keys in force: the relay's own, and the one of SetMesh.
+type psks struct{ own, ordered key.DERPMesh }
+
+// setPSK changes the second, and cuts off those that came by the one before.
+func (e *engine) setPSK(k key.DERPMesh) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.psks.Load()
+	if old.ordered.Equal(k) {
+		return
+	}
+	e.psks.Store(&psks{old.own, k})
+	for c := range e.open {
+		if c.meshed && !e.isMeshPeer(c.psk) {
+			c.cut()
+		}
+	}
+}
+
+// isMeshPeer reports whether k is one of the mesh keys; it compares in constant time.
+func (e *engine) isMeshPeer(k key.DERPMesh) bool {
+	s := e.psks.Load()
+	own := !s.own.IsZero() && s.own.Equal(k)
+	ordered := !s.ordered.IsZero() && s.ordered.Equal(k)
+	return !k.IsZero() && (own || ordered)
 }

@@ -1,7 +1,6 @@
 package derp
 
 import (
-	"encoding/binary"
 	"expvar"
 	"sync/atomic"
 
@@ -37,7 +36,6 @@ type counters struct {
 	homes, movesIn, movesOut            atomic.Int64
 	goneDisconnected, goneNotHere       atomic.Int64
 	pings, unknownFrames, writeTimeouts atomic.Int64
-	forwardedIn, forwardedOut           atomic.Int64
 	rateWaits, refused                  atomic.Int64
 	dropped, droppedBytes               [dropReasons][len(kinds)]atomic.Int64
 }
@@ -45,12 +43,15 @@ type counters struct {
 // traffic is what clients sent and got.
 type traffic struct {
 	gotPackets, gotBytes, gotDisco, sentPackets, sentBytes uint64
+	gotForwards, gotForwardBytes                           uint64
 }
 
 func (t *traffic) add(c *client) {
 	t.gotPackets += c.gotPackets.Load()
 	t.gotBytes += c.gotBytes.Load()
 	t.gotDisco += c.gotDisco.Load()
+	t.gotForwards += c.gotForwards.Load()
+	t.gotForwardBytes += c.gotForwardBytes.Load()
 	t.sentPackets += c.sentPackets.Load()
 	t.sentBytes += c.sentBytes.Load()
 }
@@ -65,31 +66,23 @@ func (e *engine) drop(why dropReason, disco bool, n, size int) {
 	e.count.droppedBytes[why][kind].Add(int64(size))
 }
 
-// dropFrames counts the packets in RecvPacket frames.
+// dropFrames counts the packets in frames that carry them.
 func (e *engine) dropFrames(why dropReason, disco bool, frames []byte) {
 	n, size := countFrames(frames)
 	e.drop(why, disco, n, size)
 }
 
-// dropForwards counts the packets in ForwardPacket frames.
-func (e *engine) dropForwards(why dropReason, frames []byte) {
-	for len(frames) >= derp.FrameHeaderLen {
-		n := int(binary.BigEndian.Uint32(frames[1:derp.FrameHeaderLen]))
-		e.drop(why, false, 1, n-2*derp.KeyLen)
-		frames = frames[derp.FrameHeaderLen+n:]
-	}
-}
-
 // census is who is here, counted when somebody asks.
 type census struct {
 	traffic
+	lines                                                                 traffic // of our connections to other relays, by which forwarded packets leave
 	watchers, clients, meshed, notIdeal, local, remote, dupKeys, dupConns int
 }
 
 func (e *engine) census() census {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := census{traffic: e.retired, watchers: len(e.watchers), clients: len(e.clients)}
+	n := census{traffic: e.retired, lines: e.retiredLines, watchers: len(e.watchers), clients: len(e.clients)}
 	for c := range e.clients {
 		n.add(c)
 		if c.meshed {
@@ -98,6 +91,9 @@ func (e *engine) census() census {
 		if c.flags&derp.PeerPresentNotIdeal != 0 {
 			n.notIdeal++
 		}
+	}
+	for c := range e.lines {
+		n.lines.add(c)
 	}
 	for _, p := range e.peers.All() {
 		switch k := len(p.conns); {
@@ -144,8 +140,8 @@ func (e *engine) vars() expvar.Var {
 	set("got_ping", c.pings.Load())
 	set("peer_gone_disconnected_frames", c.goneDisconnected.Load())
 	set("peer_gone_not_here_frames", c.goneNotHere.Load())
-	set("packets_forwarded_out", c.forwardedOut.Load())
-	set("packets_forwarded_in", c.forwardedIn.Load())
+	set("packets_forwarded_out", int64(n.lines.sentPackets))
+	set("packets_forwarded_in", int64(n.gotForwards))
 	set("sclient_write_timeouts", c.writeTimeouts.Load())
 	set("rate_limit_per_client_waited", c.rateWaits.Load())
 	byKind := new(expvar.Map).Init()

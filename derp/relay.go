@@ -65,7 +65,7 @@ type Relay struct {
 		closed bool
 		open   sync.WaitGroup
 	}
-	mesh *mesh // nil when it stands alone
+	mesh *mesh
 }
 
 // New makes a relay that is ready to serve. It opens no listener: that is Run's, or the
@@ -110,9 +110,7 @@ func (r *Relay) Close() error {
 	r.conns.Lock()
 	r.conns.closed = true
 	r.conns.Unlock()
-	if r.mesh != nil {
-		r.mesh.close()
-	}
+	r.mesh.close()
 	r.engine.close()
 	r.conns.open.Wait()
 	return nil

@@ -45,9 +45,10 @@ type outbox struct {
 	wake    chan struct{} // has room for one
 }
 
-// push copies a packet into c's outbox. It reports whether c has to be roused, which the
-// caller does when it has pushed all it has, and whether older packets had to go.
-func (c *client) push(src *nodeKey, payload []byte, disco bool, now time.Duration) (rouse, full bool) {
+// push copies a packet into c's outbox; goal is whom another relay is to deliver it to, nil if
+// it is for c. It reports whether c has to be roused, which the caller does when it has pushed
+// all it has, and whether older packets had to go.
+func (c *client) push(src, goal *nodeKey, payload []byte, disco bool, now time.Duration) (rouse, full bool) {
 	o := &c.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -59,23 +60,29 @@ func (c *client) push(src *nodeKey, payload []byte, disco bool, now time.Duratio
 	if disco {
 		l = &o.disco
 	}
-	const head = derp.FrameHeaderLen + derp.KeyLen
-	full = l.bytes+head+len(payload) > laneBytes
+	t, n := derp.FrameRecvPacket, derp.KeyLen+len(payload)
+	if goal != nil {
+		t, n = derp.FrameForwardPacket, n+derp.KeyLen
+	}
+	full = l.bytes+derp.FrameHeaderLen+n > laneBytes
 	var b []byte
 	if disco {
-		b = l.room(head+len(payload), now, c.dropDiscoHead)
+		b = l.room(derp.FrameHeaderLen+n, now, c.dropDiscoHead)
 	} else {
-		b = l.room(head+len(payload), now, c.dropBulkHead)
+		b = l.room(derp.FrameHeaderLen+n, now, c.dropBulkHead)
 	}
-	b = putHeader(b, derp.FrameRecvPacket, derp.KeyLen+len(payload))
-	copy(b, src[:])
-	copy(b[derp.KeyLen:], payload)
+	b = putHeader(b, t, n)
+	b = b[copy(b, src[:]):]
+	if goal != nil {
+		b = b[copy(b, goal[:]):]
+	}
+	copy(b, payload)
 	o.carried = true
 	return o.state != running, full
 }
 
-func (c *client) dropDiscoHead(frames []byte) { c.eng.dropFrames(queueHead, true, frames) }
-func (c *client) dropBulkHead(frames []byte)  { c.eng.dropFrames(queueHead, false, frames) }
+func (c *client) dropDiscoHead(frames []byte) { c.eng.dropFrames(c.headReason(), true, frames) }
+func (c *client) dropBulkHead(frames []byte)  { c.eng.dropFrames(c.headReason(), false, frames) }
 func (c *client) dropDiscoOld(frames []byte)  { c.eng.dropFrames(queueAge, true, frames) }
 func (c *client) dropBulkOld(frames []byte)   { c.eng.dropFrames(queueAge, false, frames) }
 func (c *client) dropDiscoGone(frames []byte) { c.eng.dropFrames(goneDisconnected, true, frames) }
@@ -375,11 +382,22 @@ func (c *client) tick() {
 	c.keepAlive.Reset(c.keepAliveEvery)
 }
 
-// countFrames counts the packets in RecvPacket frames, and their bytes.
+// headReason is why the oldest packets go when the queue is full.
+func (c *client) headReason() dropReason {
+	if c.line {
+		return meshQueue
+	}
+	return queueHead
+}
+
+// countFrames counts the packets in RecvPacket or ForwardPacket frames, and their bytes.
 func countFrames(b []byte) (n, size int) {
 	for len(b) > 0 {
 		k := frameLen(b)
 		size += k - derp.FrameHeaderLen - derp.KeyLen
+		if derp.FrameType(b[0]) == derp.FrameForwardPacket {
+			size -= derp.KeyLen
+		}
 		b = b[k:]
 		n++
 	}
