@@ -49,7 +49,7 @@ func (a *announcer) ready(b derp.Ports) {
 // changed tells of another certificate, and until when the entry that is in the DERP map now
 // will do; and of an old one that has ended.
 func (a *announcer) changed() {
-	if a.bound.Load() == nil {
+	if a.bound.Load() == nil || a.settings.control != "" { // a control server hears of it
 		return
 	}
 	list := a.cert.Load().Certificates()
@@ -90,6 +90,9 @@ func (a *announcer) tls() string {
 func (a *announcer) admits() string {
 	s := a.settings
 	var by []string
+	if s.control != "" {
+		by = append(by, "whom the control server "+withoutPassword(s.control)+" names")
+	}
 	if s.verifyClients {
 		by = append(by, "whom the local tailscaled knows")
 	}
@@ -117,7 +120,7 @@ func withoutPassword(raw string) string {
 // about it.
 func (a *announcer) entry() (entry, note string) {
 	s, cert, bound := a.settings, a.cert.Load(), a.bound.Load()
-	if cert == nil || !s.derp {
+	if cert == nil || !s.derp || s.control != "" { // a control server makes the entry itself
 		return "", ""
 	}
 	hostname, v4, v6 := s.hostname, netip.Addr{}, netip.Addr{}

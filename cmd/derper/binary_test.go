@@ -354,7 +354,7 @@ func TestDependencies(t *testing.T) {
 	}
 	for dep := range strings.Lines(string(out)) {
 		dep = strings.TrimSpace(dep)
-		for _, no := range []string{"gorm.io/", "google.golang.org/grpc", "modernc.org/", "github.com/keelscale/keelscale/hscontrol", "github.com/keelscale/keelscale/proto"} {
+		for _, no := range []string{"gorm.io/", "google.golang.org/grpc", "modernc.org/", "github.com/keelscale/keelscale/hscontrol", "github.com/keelscale/keelscale/proto/headscale"} {
 			if strings.HasPrefix(dep, no) {
 				t.Errorf("derper imports %s", dep)
 			}

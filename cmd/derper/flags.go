@@ -101,7 +101,7 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs.StringVar(&s.control, "control", "", "`URL` of a control server to enrol at: it says who is admitted and puts the relay into its DERP map")
 	fs.StringVar(&s.enrollKey, "enroll-key", "", "`key` from \"headscale derp enroll-keys create\"; needed once")
 	fs.StringVar(&s.region, "region", "", "short `name` of the region to enrol into")
-	fs.StringVar(&s.name, "name", "", "`name` of this relay at the control server; if empty, it is made from the region")
+	fs.StringVar(&s.name, "name", "", "`name` of this relay at the control server; if empty, the server makes one of the region")
 	fs.StringVar(&s.enrollState, "enroll-state", home.enrolment, "`file` with the enrolment and the last list of nodes")
 	fs.DurationVar(&s.controlOutage, "control-outage", 7*24*time.Hour, "how long known nodes are admitted while the control server cannot be reached")
 
@@ -206,6 +206,10 @@ func (s *settings) check(given map[string]bool) error {
 		return errors.New("-accept-connection-burst must be at least 1")
 	case s.control == "" && (s.enrollKey != "" || s.name != ""):
 		return errors.New("-enroll-key and -name say nothing without -control, the URL of the control server")
+	case s.control != "" && !s.derp:
+		return errors.New("-control enrols a relay, and -derp=false runs none")
+	case s.control != "" && s.certMode == certOff && s.hostname == "":
+		return errors.New("-control with -certmode off needs -hostname: the name of the TLS proxy in front, which clients connect to")
 	case s.controlOutage < 0:
 		return errors.New("-control-outage must not be negative")
 	case s.certValidity < time.Hour:

@@ -13,6 +13,7 @@ import (
 	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/derp"
+	"github.com/keelscale/keelscale/derp/enrol"
 )
 
 // relay is a derp.Relay and what can be read again while it runs.
@@ -21,7 +22,11 @@ type relay struct {
 	log        *slog.Logger
 	cert       *derp.Cert // nil without TLS
 	rateConfig string
-	limits     derp.Limits // in force
+	limits     derp.Limits // of its own
+
+	agent    *enrol.Agent    // nil without a control server
+	open     chan derp.Ports // receives once, when everything is open
+	hostname string
 }
 
 // build makes the relay. It announces itself to out when it is open.
@@ -58,6 +63,10 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 		}
 		cfg.Limits.Node = derp.Each(bound)
 	}
+	agent, err := s.enrolment(&cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	a := &announcer{settings: s, log: log, out: out, key: cfg.Key.Public()}
 	if s.hostname == "" {
 		if a.addrs, err = ownAddrs(); err != nil {
@@ -70,12 +79,17 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 		}
 		a.cert.Store(cfg.Listen.Cert)
 	}
-	cfg.Listen.Ready = a.ready
+	open := make(chan derp.Ports, 1)
+	cfg.Listen.Ready = func(p derp.Ports) {
+		a.ready(p)
+		open <- p
+	}
 	r, err := derp.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &relay{Relay: r, log: log, cert: cfg.Listen.Cert, rateConfig: s.rateConfig, limits: cfg.Limits}, nil
+	return &relay{Relay: r, log: log, cert: cfg.Listen.Cert, rateConfig: s.rateConfig, limits: cfg.Limits,
+		agent: agent, open: open, hostname: s.hostname}, nil
 }
 
 func (s *settings) listen() derp.Listen {
@@ -171,7 +185,7 @@ func (r *relay) reload() {
 			r.log.Warn("the rates were not reloaded, the old ones stay", "err", err)
 		} else {
 			r.limits.Node = derp.Each(bound)
-			r.SetLimits(r.limits)
+			r.setLimits(r.limits)
 			r.log.Info("rates reloaded", "per_client", bound.Rate, "burst", bound.Burst)
 		}
 	}

@@ -46,6 +46,8 @@ type Config struct {
 	// Outage is how long known nodes are served without a control server, at most; the server may want it shorter. Zero
 	// means Week, negative not at all.
 	Outage time.Duration
+	// Limits are the relay's own, until SetLimits; the server's may be stricter.
+	Limits derp.Limits
 	// Log receives what the operator should know. Nil means slog.Default().
 	Log *slog.Logger
 }
@@ -59,8 +61,6 @@ type Host struct {
 	Ports derp.Ports
 	// Cert is the relay's certificate. Nil means that a proxy in front has one for Hostname, at port 443.
 	Cert *derp.Cert
-	// Limits are the relay's own; the server's may be stricter.
-	Limits derp.Limits
 	// Troubles, if set, gives sentences that the operator of the server should read.
 	Troubles func() []string
 }
@@ -122,7 +122,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err := a.settle(&s); err != nil {
 		return nil, err
 	}
-	a.mu.state = s
+	a.mu.state, a.mu.own = s, cfg.Limits
 	a.roster.restore(&s, time.Now())
 	a.roster.setOutage(a.outage(nil))
 	if err := a.restoreSettings(s.Settings); err != nil {
@@ -180,7 +180,7 @@ func (a *Agent) Run(ctx context.Context, h Host) error {
 		}
 	}()
 	a.mu.Lock()
-	a.mu.relay, a.mu.own = h.Relay, h.Limits
+	a.mu.relay = h.Relay
 	a.mu.Unlock()
 	a.applySettings(h)
 	wait := firstPause
