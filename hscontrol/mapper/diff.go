@@ -1,7 +1,6 @@
 package mapper
 
 import (
-	"bytes"
 	"reflect"
 	"slices"
 	"time"
@@ -17,7 +16,7 @@ import (
 type Mapper struct {
 	records records
 	blocks  blocks
-	shared  sharedDeltas
+	shared  shared
 }
 
 // Full is everything that the viewer may know, at the given time; nil if it is not in the view.
@@ -26,24 +25,15 @@ func (m *Mapper) Full(v *state.View, viewer Viewer, at time.Time) *Message {
 	if n == nil {
 		return nil
 	}
-	msg := &Message{head: wholeHead(v, viewer, n, at), whole: true}
-	owners := ownerSet{}
-	msg.profiles = owners.add(msg.profiles, v, n)
-	for block := range slices.Chunk(v.Nodes, blockSize) {
-		s := span{shared: true}
-		for _, p := range block {
-			s.shared = s.shared && p != n
-			if !v.Policy.Sees(n.ID, p.ID) {
-				continue
-			}
-			msg.peers = append(msg.peers, m.records.of(v, p, see(v, n.ID, p.ID)))
-			msg.profiles = owners.add(msg.profiles, v, p)
-		}
-		if s.end = len(msg.peers); len(msg.spans) == 0 || s.end > msg.spans[len(msg.spans)-1].end {
-			msg.spans = append(msg.spans, s)
+	var own owners
+	own.add(v, n)
+	l := m.shared.lookOf(v, n.ID).as(m, v, n.ID)
+	for _, p := range l.owners.profiles {
+		if !own.has[p.id] {
+			own.profiles = append(own.profiles, p)
 		}
 	}
-	return msg
+	return &Message{head: wholeHead(v, viewer, n, at), whole: true, peers: l.without(n.ID), profiles: own.profiles}
 }
 
 func wholeHead(v *state.View, viewer Viewer, n *tailnet.Node, at time.Time) *head {
@@ -94,12 +84,25 @@ func (m *Mapper) Diff(from, to *state.View, viewer Viewer, at time.Time) (msg *M
 	if was == nil || from.Domain != to.Domain {
 		return m.Full(to, viewer, at), false
 	}
-	msg, _ = m.peersDiff(from, to, viewer.ID)
-	msg.head = headDiff(from, to, viewer, was, is)
-	if msg.head != nil && from.Owner(was) != to.Owner(is) {
-		msg.profiles = ownerSet{}.add(msg.profiles, to, is)
+	t := &told{items: m.items(from, to, viewer.ID)}
+	return t.messageFor(from, to, viewer, headDiff(from, to, viewer, was, is)), false
+}
+
+// messageFor is what a viewer is told of others, and its own part, if it is not nil.
+func (t *told) messageFor(from, to *state.View, viewer Viewer, h *head) *Message {
+	skip, spokenOf := t.about(viewer.ID)
+	if !spokenOf {
+		skip = -1
 	}
-	return msg, false
+	msg := t.message(to, skip)
+	msg.head = h
+	was, is := from.Node(viewer.ID), to.Node(viewer.ID)
+	if h != nil && from.Owner(was) != to.Owner(is) {
+		o := owners{profiles: slices.Clone(msg.profiles)}
+		o.add(to, is)
+		msg.profiles = o.profiles
+	}
+	return msg
 }
 
 // headDiff is what changed of the viewer's own part, or nil.
@@ -111,8 +114,10 @@ func headDiff(from, to *state.View, viewer Viewer, was, is *tailnet.Node) *head 
 	if selfChanged(from, to, viewer, was, is) {
 		h.Node, changed = self(to, viewer, is), true
 	}
-	if from.DERPMap != to.DERPMap && !reflect.DeepEqual(from.DERPMap, to.DERPMap) {
-		h.DERPMap, changed = derpMap(to, viewer), true
+	if from.DERPMap != to.DERPMap || from.Policy != to.Policy {
+		if a, b := derpMap(from, viewer), derpMap(to, viewer); a != b && !reflect.DeepEqual(a, b) {
+			h.DERPMap, changed = b, true
+		}
 	}
 	if from.DNS != to.DNS {
 		h.DNSConfig, changed = dnsFor(to, is), true
@@ -149,7 +154,7 @@ func selfChanged(from, to *state.View, viewer Viewer, was, is *tailnet.Node) boo
 			(from.Policy.HidesIPv4(was.ID, was.ID) != to.Policy.HidesIPv4(is.ID, is.ID) ||
 				!sameCaps(from.Policy.Caps(was.ID), to.Policy.Caps(is.ID)))
 	}
-	return !bytes.Equal(mustJSON(self(from, viewer, was)), mustJSON(self(to, viewer, is)))
+	return !self(from, viewer, was).Equal(self(to, viewer, is))
 }
 
 // sameRules compares filters, by their place in memory first: viewers of a class share them.
@@ -158,106 +163,4 @@ func sameRules(a, b []tailcfg.FilterRule) bool {
 		return false
 	}
 	return len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b)
-}
-
-// peersDiff is what changed of the viewer's peers. resighted is whether it speaks of nodes that did not change
-// themselves, but that the viewer sees differently under a new policy.
-func (m *Mapper) peersDiff(from, to *state.View, viewer tailnet.NodeID) (msg *Message, resighted bool) {
-	msg = &Message{}
-	owners := ownerSet{}
-	each := func(was, is *tailnet.Node) {
-		seen := was != nil && from.Policy.Sees(viewer, was.ID)
-		sees := is != nil && to.Policy.Sees(viewer, is.ID)
-		switch {
-		case !seen && !sees:
-		case !sees:
-			msg.removed = append(msg.removed, tailcfg.NodeID(was.ID))
-		case !seen:
-			msg.peers = append(msg.peers, m.records.of(to, is, see(to, viewer, is.ID)))
-			msg.profiles = owners.add(msg.profiles, to, is)
-		default:
-			m.changed(msg, from, to, was, is, viewer)
-			if was.UserID != is.UserID || was.IsTagged() != is.IsTagged() {
-				msg.profiles = owners.add(msg.profiles, to, is)
-			}
-		}
-	}
-	tailnet.Compare(from.Nodes, to.Nodes, func(was, is *tailnet.Node) {
-		if was != nil && was.ID == viewer || is != nil && is.ID == viewer {
-			return
-		}
-		each(was, is)
-	})
-	if from.Policy != to.Policy {
-		for _, n := range to.Nodes {
-			if n.ID != viewer && from.Node(n.ID) == n && !sameSight(from, to, viewer, n.ID) {
-				resighted = true
-				each(n, n)
-			}
-		}
-	}
-	msg.profiles = append(msg.profiles, changedProfiles(from, to, viewer)...)
-	return msg, resighted
-}
-
-// sameSight reports whether the viewer sees an unchanged node just as before.
-func sameSight(from, to *state.View, viewer, peer tailnet.NodeID) bool {
-	seen, sees := from.Policy.Sees(viewer, peer), to.Policy.Sees(viewer, peer)
-	return seen == sees && (!sees || see(from, viewer, peer).equal(see(to, viewer, peer)))
-}
-
-// changed adds to msg how a peer that was and is visible became different: a patch where one can say it.
-func (m *Mapper) changed(msg *Message, from, to *state.View, was, is *tailnet.Node, viewer tailnet.NodeID) {
-	a, b := see(from, viewer, was.ID), see(to, viewer, is.ID)
-	if a.equal(b) {
-		change, same := patch(from, to, was, is, b)
-		switch {
-		case change == nil:
-		case same:
-			return
-		default:
-			msg.patches = append(msg.patches, change)
-			return
-		}
-	}
-	msg.peers = append(msg.peers, m.records.of(to, is, b))
-}
-
-// changedProfiles are those of users whose row changed and whose nodes the viewer sees.
-func changedProfiles(from, to *state.View, viewer tailnet.NodeID) []tailcfg.UserProfile {
-	var out []tailcfg.UserProfile
-	for id, u := range to.Users {
-		was := from.Users[id]
-		if was == nil || was == u || was.LoginName() == u.LoginName() && was.Display() == u.Display() && was.ProfilePicURL == u.ProfilePicURL {
-			continue
-		}
-		visible := slices.ContainsFunc(to.Nodes, func(n *tailnet.Node) bool {
-			return n.UserID == id && (n.ID == viewer || to.Policy.Sees(viewer, n.ID))
-		})
-		if visible {
-			out = append(out, u.Profile())
-		}
-	}
-	slices.SortFunc(out, func(a, b tailcfg.UserProfile) int { return int(a.ID) - int(b.ID) })
-	return out
-}
-
-// ownerSet remembers whose profiles a message already has.
-type ownerSet map[tailnet.UserID]bool
-
-// add appends the profile of n's owner, once.
-func (s ownerSet) add(profiles []tailcfg.UserProfile, v *state.View, n *tailnet.Node) []tailcfg.UserProfile {
-	id, profile := tailnet.TaggedDevices, tailnet.TaggedDevicesProfile()
-	if !n.IsTagged() {
-		u := v.Users[n.UserID]
-		if u == nil {
-			return profiles
-		}
-		id, profile = u.ID, u.Profile()
-	}
-	if s[id] {
-		return profiles
-	}
-	s[id] = true
-	return append(profiles, profile)
 }

@@ -29,6 +29,8 @@ var policies = []string{
 	`{"acls": []}`,
 	`{"tagOwners": {"tag:a": ["u1"], "tag:b": ["u1"]}, "acls": [{"action": "accept", "src": ["tag:a"], "dst": ["tag:b:*"]}, {"action": "accept", "src": ["u1@"], "dst": ["192.168.0.0/16:22"]}]}`,
 	`{"tagOwners": {"tag:a": ["u1@"], "tag:b": ["u1@"]}, "acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*", "tag:b:80"]}], "nodeAttrs": [{"target": ["tag:a"], "attr": ["funny"]}]}`,
+	`{"tagOwners": {"tag:a": ["u1@"], "tag:b": ["u1@"]}, "derpMap": {"rules": [{"target": ["tag:a", "u2@"], "allow": ["x", 3]}, {"target": ["tag:b"], "deny": [1]}]}}`,
+	`{"tagOwners": {"tag:a": ["u1@"]}, "derpMap": {"rules": [{"target": ["tag:a"], "allow": [3, "x"]}, {"target": ["u1@", "u2@"], "deny": ["y", 1]}]}}`,
 }
 
 // world makes views at random, each from the one before it.
@@ -110,8 +112,15 @@ func (w *world) step() *state.View {
 		d.Users = append(d.Users, &u)
 	}
 	if w.rand.IntN(8) == 0 {
-		next.DERPMap = &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{1 + w.rand.IntN(3): {RegionID: 1, RegionCode: "x"}}}
-		next.Pinless = next.DERPMap
+		next.DERPMap = &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{}}
+		for id := 1; id <= 3; id++ {
+			if w.rand.IntN(3) > 0 {
+				next.DERPMap.Regions[id] = &tailcfg.DERPRegion{RegionID: id, RegionCode: []string{"x", "y"}[w.rand.IntN(2)]}
+			}
+		}
+		if next.Pinless = next.DERPMap; w.rand.IntN(2) == 0 {
+			next.Pinless = next.DERPMap.Clone()
+		}
 	}
 	if w.rand.IntN(8) == 0 {
 		next.DNS = &tailcfg.DNSConfig{Proxied: true, Domains: []string{fmt.Sprintf("d%d.example", w.rand.IntN(9))}, Routes: map[string][]*dnstype.Resolver{"x": {}}}
@@ -123,6 +132,7 @@ func (w *world) step() *state.View {
 	case !tailnet.SameIdentities(was.Snapshot, next.Snapshot):
 		w.compile(text)
 	}
+	next.ChooseRegions(was)
 	return w.view
 }
 
@@ -195,6 +205,50 @@ func decode(t testing.TB, text []byte) *tailcfg.MapResponse {
 	return r
 }
 
+// When the rules of the policy choose regions, only those are told whose map became another.
+func TestOnlyThoseAreToldWhoseRelaysChanged(t *testing.T) {
+	w := newWorld(t, 3)
+	var d tailnet.Delta
+	for _, tags := range [][]string{{"tag:a"}, {"tag:b"}} {
+		n := w.newNode()
+		n.Tags, n.UserID = tags, 0
+		d.Nodes = append(d.Nodes, n)
+	}
+	w.view.Snapshot = w.view.Snapshot.Next(d)
+	w.compile(`{"tagOwners": {"tag:a": [], "tag:b": []}, "derpMap": {"rules": [{"target": ["tag:a"], "allow": ["x"]}, {"target": ["tag:b"], "allow": ["y"]}]}}`)
+	w.view.DERPMap = relayMap("x", "y")
+	w.view.Pinless = w.view.DERPMap
+	w.view.ChooseRegions(nil)
+	to := *w.view
+	to.Seq++
+	to.DERPMap = relayMap("x", "y", "z")
+	to.DERPMap.Regions[1].RegionName = "new"
+	to.Pinless = to.DERPMap
+	to.ChooseRegions(w.view)
+	m := &mapper.Mapper{}
+	for i, want := range []string{"[1]", ""} {
+		got := ""
+		frame, _ := m.DiffFrame(w.view, &to, mapper.Viewer{ID: d.Nodes[i].ID, Cap: 142}, false, w.now)
+		if frame != nil {
+			got = fmt.Sprint(decode(t, frame.Bytes()[4:]).DERPMap.RegionIDs())
+		}
+		if got != want {
+			t.Errorf("%v is told of regions %q, want %q", d.Nodes[i].Tags, got, want)
+		}
+	}
+	if to.DERPMapOf(d.Nodes[1].ID) != w.view.DERPMapOf(d.Nodes[1].ID) {
+		t.Error("a map that is the same was made anew")
+	}
+}
+
+func relayMap(codes ...string) *tailcfg.DERPMap {
+	m := &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{}}
+	for i, code := range codes {
+		m.Regions[i+1] = &tailcfg.DERPRegion{RegionID: i + 1, RegionCode: code}
+	}
+	return m
+}
+
 // The law: what a node was sent, changed by the differences, is what it would be sent in whole.
 func TestDifferencesLeadToTheWholeMap(t *testing.T) {
 	for seed := range uint64(60) {
@@ -219,7 +273,7 @@ func TestBlocksAreTheWholeMap(t *testing.T) {
 					continue // some of each block, and the last
 				}
 				msg := m.Full(w.view, mapper.Viewer{ID: node.ID, Cap: 142}, w.now)
-				got, _, err := hstest.ReadFrame(bytes.NewReader(m.Frame(msg, true)))
+				got, _, err := hstest.ReadFrame(bytes.NewReader(m.Frame(msg, true).Bytes()))
 				if err != nil {
 					t.Fatalf("%d nodes, viewer %d: %v", n, node.ID, err)
 				}
@@ -276,7 +330,7 @@ func checkLaw(t testing.TB, seed uint64, steps int) {
 				t.Fatalf("seed %d step %d: node %d is in the view, but gone", seed, step, n.ID)
 			}
 			if frame != nil {
-				apply(t, seed, step, c.has, frame[4:])
+				apply(t, seed, step, c.has, frame.Bytes()[4:])
 			}
 			c.sent = v
 			want := hstest.NewNetmap()
@@ -364,7 +418,7 @@ func BenchmarkFullFrame(b *testing.B) {
 			i, size := 0, 0
 			for b.Loop() {
 				viewer := mapper.Viewer{ID: w.view.Nodes[i%len(w.view.Nodes)].ID, Cap: 142}
-				size += len(m.Frame(m.Full(w.view, viewer, w.now), true))
+				size += len(m.Frame(m.Full(w.view, viewer, w.now), true).Bytes())
 				i++
 			}
 			b.ReportMetric(float64(size)/float64(b.N)/float64(n), "bytes/peer")

@@ -198,7 +198,7 @@ func unknown(k key.NodePublic, at time.Time) *tailcfg.Node {
 // derpMap is the DERP map that this client can use.
 func derpMap(v *state.View, viewer Viewer) *tailcfg.DERPMap {
 	if viewer.Cap < capCertPins {
-		return v.Pinless
+		return v.PinlessOf(viewer.ID)
 	}
-	return v.DERPMap
+	return v.DERPMapOf(viewer.ID)
 }

@@ -181,6 +181,8 @@ func (s *State) dress(ctx context.Context, next, prev *View) {
 	next.putDNS(prev)
 	next.putRelays(prev)
 	next.putDERPMap(prev)
+	next.ChooseRegions(prev)
+	s.tellOfRegions(next, prev)
 }
 
 // putDNS makes the DNS configuration; prev's where it is the same.

@@ -54,6 +54,7 @@ func (s *State) dropGone(revisions map[tailnet.ID]tailnet.Revision) bool {
 		f.end()
 		delete(s.feeds, id)
 		delete(s.problems, id)
+		delete(s.relayless, id)
 		delete(s.follow.policies, id)
 		delete(s.follow.expiry, id)
 		dropped = true

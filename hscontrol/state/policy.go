@@ -22,20 +22,27 @@ type Problem struct {
 	Stored, InForce uint64
 }
 
-// Problems are the tailnets whose stored policy cannot be used, and what is in force instead.
+// Problems are the tailnets whose stored policy cannot be used, and what is in force instead, and those whose policy
+// leaves nodes without a relay.
 func (s *State) Problems() []Problem {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []Problem
-	for _, id := range slices.Sorted(maps.Keys(s.problems)) {
-		p := s.problems[id]
-		p.TailnetID = id
-		if f := s.feeds[id]; f != nil {
-			if e := f.Load(); e != nil {
+	for _, id := range slices.Sorted(maps.Keys(s.feeds)) {
+		var found []Problem
+		if p, ok := s.problems[id]; ok {
+			found = append(found, p)
+		}
+		if text, ok := s.relayless[id]; ok {
+			found = append(found, Problem{Text: text})
+		}
+		for _, p := range found {
+			p.TailnetID = id
+			if e := s.feeds[id].Load(); e != nil {
 				p.Tailnet = e.Tailnet.Name
 			}
+			out = append(out, p)
 		}
-		out = append(out, p)
 	}
 	return out
 }
@@ -70,7 +77,7 @@ func (s *State) CheckPolicy(id tailnet.ID, text string) (warnings []string, err 
 	if err := compiled.Test(v.Snapshot); err != nil {
 		return nil, err
 	}
-	return compiled.Warnings(), nil
+	return v.checkRegions(compiled)
 }
 
 // compiledFrom remembers which version the policy in force was read from.

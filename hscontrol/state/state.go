@@ -47,6 +47,8 @@ type State struct {
 	derpMap  *tailcfg.DERPMap
 	pinless  *tailcfg.DERPMap
 	problems map[tailnet.ID]Problem
+	// relayless says which nodes of a tailnet the policy leaves without a relay.
+	relayless map[tailnet.ID]string
 
 	// What only the follower touches.
 	follow struct {
@@ -69,7 +71,7 @@ func New(ctx context.Context, cfg Config) (*State, error) {
 		feeds:    map[tailnet.ID]*Feed{},
 		nodes:    map[key.NodePublic]located{},
 		settings: cfg.Settings, derpMap: cfg.DERPMap, pinless: withoutPins(cfg.DERPMap),
-		problems: map[tailnet.ID]Problem{},
+		problems: map[tailnet.ID]Problem{}, relayless: map[tailnet.ID]string{},
 	}
 	if s.now == nil {
 		s.now = time.Now

@@ -24,12 +24,13 @@ type View struct {
 	// DERP map, the DNS settings or the clock made the difference.
 	Seq uint64
 
-	Policy   *policy.Compiled
-	DERPMap  *tailcfg.DERPMap
-	Pinless  *tailcfg.DERPMap // DERPMap for clients that know no pins; see withoutPins
-	base     *tailcfg.DERPMap // the server's own, without what the policy puts over it
+	Policy  *policy.Compiled
+	DERPMap *tailcfg.DERPMap // with all regions: see DERPMapOf
+	Pinless *tailcfg.DERPMap // DERPMap for clients that know no pins; see withoutPins
+	base    *tailcfg.DERPMap // the server's own, without what the policy puts over it
 	// served is base with the relays that enrolled, and servedPinless the same for clients that know no pins.
 	served, servedPinless *tailcfg.DERPMap
+	chosen                map[string]chosenMaps // what the policy keeps of DERPMap and Pinless, by its selections' keys
 
 	Settings *Settings
 	Domain   string // MagicDNS domain of this tailnet, without dots at the ends
