@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/hscontrol/api"
 	"github.com/keelscale/keelscale/hscontrol/state"
@@ -54,7 +55,7 @@ func (s *Server) Health(context.Context) []api.Fault {
 }
 
 // apiConfig is what administrators may see and do.
-func (s *Server) apiConfig() api.Config {
+func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 	cfg := s.config()
 	return api.Config{
 		Store:      s.store,
@@ -72,6 +73,9 @@ func (s *Server) apiConfig() api.Config {
 		Problems:    s.policyProblems,
 		Approve:     s.auth.Approve,
 		DERPMap:     s.clientsDERPMap,
+		ServerKey:   serverKey,
+		ControlURL:  cfg.ServerURL,
+		Embedded:    s.embeddedRelay,
 		Health:      s.Health,
 		Status:      s.status,
 		Reload:      s.Reload,

@@ -1,6 +1,7 @@
 package hscontrol
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/derp/derpmap"
+	"github.com/keelscale/keelscale/hscontrol/api"
 	"github.com/keelscale/keelscale/hscontrol/config"
 )
 
@@ -126,6 +128,39 @@ func (s *Server) embeddedRegion(cfg *config.Config) (func() *tailcfg.DERPRegion,
 		}
 		return region
 	}, nil
+}
+
+// embeddedRelay is how the embedded relay does, for administrators; nil if there is none.
+func (s *Server) embeddedRelay() *api.EmbeddedRelay {
+	if s.relay == nil {
+		return nil
+	}
+	cfg := s.config()
+	e := &api.EmbeddedRelay{
+		RegionID: cfg.DERP.Server.RegionID, RegionCode: cfg.DERP.Server.RegionCode, RegionName: cfg.DERP.Server.RegionName,
+		Clients: s.relay.Load().Clients,
+	}
+	if u, err := url.Parse(cfg.ServerURL); err == nil {
+		e.Expires = s.relayCert(u).Expires
+	}
+	region := s.state.DERPMap().Regions[e.RegionID]
+	if region == nil {
+		return e
+	}
+	for _, n := range region.Nodes {
+		e.DERPPort, e.STUNPort = n.DERPPort, max(n.STUNPort, 0)
+		port := strconv.Itoa(cmp.Or(n.DERPPort, 443))
+		hosts := []string{n.IPv4, n.IPv6}
+		if n.CertName == "" {
+			hosts = []string{n.HostName}
+		}
+		for _, host := range hosts {
+			if host != "" && host != "none" {
+				e.Published = append(e.Published, net.JoinHostPort(host, port))
+			}
+		}
+	}
+	return e
 }
 
 // relayCert is the certificate that clients of the embedded relay are to meet. Where server_url is https and the

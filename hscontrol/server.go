@@ -111,7 +111,7 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err := s.startPolicy(ctx); err != nil {
 		return nil, err
 	}
-	s.api = api.NewServer(s.apiConfig())
+	s.api = api.NewServer(s.apiConfig(noiseKey.Public()))
 	return s, s.listen(ctx)
 }
 
