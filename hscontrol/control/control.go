@@ -24,6 +24,7 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/mapper"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // MinCapVersion is the oldest client that is served: v1.48, the first that splits its map request into a stream that
@@ -46,6 +47,9 @@ type Config struct {
 	// may take to answer. ProbeEvery 0 asks nobody.
 	ProbeEvery, ProbeTime time.Duration
 
+	// Relays are the rules for relays that enrol, until SetRelayRules. Nil: no bounds, and a probe every five seconds.
+	Relays *RelayRules
+
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger
 }
@@ -61,6 +65,7 @@ type Control struct {
 
 	alive  struct{ plain, packed []byte }
 	probes probes
+	relays relays
 
 	conns struct {
 		sync.Mutex
@@ -82,6 +87,9 @@ func New(cfg Config) *Control {
 	if cfg.Grace == 0 {
 		cfg.Grace = 3 * time.Second
 	}
+	if cfg.Relays == nil {
+		cfg.Relays = &RelayRules{ProbeEvery: 5 * time.Second, ProbeTime: 3 * time.Second}
+	}
 	c := &Control{Config: cfg}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.alive.plain = mapper.Frame(mapper.KeepAlive(), false)
@@ -90,6 +98,8 @@ func New(cfg Config) *Control {
 	c.live.open = map[nodeID]*session{}
 	c.live.left = map[nodeID]departed{}
 	c.live.wake = make(chan struct{}, 1)
+	c.relays.open, c.relays.kick = map[tailnet.RelayID]*relaySession{}, make(chan struct{}, 1)
+	c.SetRelayRules(cfg.Relays)
 	c.h2 = &http2.Server{
 		MaxConcurrentStreams: 64,
 		MaxReadFrameSize:     64 << 10,
@@ -114,6 +124,7 @@ func (c *Control) machineRoutes() http.Handler {
 	mux.HandleFunc("POST /machine/map", c.serveMap)
 	mux.HandleFunc("/machine/ping-response", c.servePingResponse)
 	mux.HandleFunc("GET /machine/ssh/action/{src}/to/{dst}", c.serveSSHAction)
+	mux.HandleFunc("POST /relay/v1/session", c.serveRelay)
 	c.handleSmall(mux)
 	return mux
 }
@@ -123,6 +134,7 @@ func (c *Control) machineRoutes() http.Handler {
 func (c *Control) Run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	wait.Go(func() { c.probeRouters(ctx) })
+	wait.Go(func() { c.watchRelays(ctx) })
 	c.watchDepartures(ctx)
 	wait.Wait()
 	c.end()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -30,11 +31,23 @@ func (c *Control) serveKey(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(tailcfg.OverTLSPublicKeyResponse{PublicKey: c.Key.Public()})
 }
 
-type machineKeyOf struct{}
+type (
+	machineKeyOf struct{}
+	cameFromOf   struct{}
+)
 
 // machine is the key of the machine at the other end of the Noise connection that a request came over.
 func machine(ctx context.Context) key.MachinePublic {
 	return ctx.Value(machineKeyOf{}).(key.MachinePublic)
+}
+
+// cameFrom is the address of that machine as the server sees it, or as a trusted proxy does; zero if it is not known.
+func cameFrom(ctx context.Context) netip.Addr {
+	at, err := netip.ParseAddrPort(ctx.Value(cameFromOf{}).(string))
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr().Unmap().WithZone("")
 }
 
 // serveNoise upgrades to Noise and serves HTTP/2 inside it until the client leaves. A client holds two such connections,
@@ -60,8 +73,9 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.untrack(conn)
+	of := context.WithValue(context.Background(), machineKeyOf{}, conn.Peer())
 	c.h2.ServeConn(conn, &http2.ServeConnOpts{
-		Context:    context.WithValue(context.Background(), machineKeyOf{}, conn.Peer()),
+		Context:    context.WithValue(of, cameFromOf{}, r.RemoteAddr),
 		BaseConfig: c.inner,
 	})
 }

@@ -1,0 +1,230 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
+
+// How a relay gets out of the DERP map and in again. Each server probes the relays that are connected to it, and those
+// that are connected to none: a relay that lost its control server goes on as long as it answers. Nobody probes what a
+// relay takes out by itself by saying that it stops, until it comes again.
+//
+//	not healthy --one good probe (two after bad ones)--> healthy --failures probes fail, one after the other--> not healthy
+const (
+	goodProbes  = 2
+	failures    = 3
+	fewFailures = 2                // where probes are rare
+	rareProbes  = 6 * time.Second  // from this pause on
+	leastProbes = 1 * time.Second  // pause between two rounds, also of relays that have just come
+	neverProbes = 10 * time.Second // pause where probing is off
+	retell      = 12               // failures until the sentence why is told anew
+)
+
+// relayHealth is what this server knows of a relay by asking it.
+type relayHealth struct {
+	session   string // here, in which this was found out; empty: it is connected nowhere
+	bad, good int    // probes in a row
+	failed    bool   // it was bad in this session
+	verdict   *bool  // what this server last wrote
+	overruled bool   // and another one wrote the contrary: this one says no more
+}
+
+// probeNow has the relays probed without waiting for the next round.
+func (c *Control) probeNow() {
+	select {
+	case c.relays.kick <- struct{}{}:
+	default:
+	}
+}
+
+// watchRelays probes relays until ctx ends.
+func (c *Control) watchRelays(ctx context.Context) {
+	health := map[tailnet.RelayID]*relayHealth{}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		rules, changed := c.relayRules()
+		pause := neverProbes
+		if !rules.Off {
+			c.probeRelays(ctx, rules, health)
+		}
+		if rules.ProbeEvery > 0 {
+			pause = rules.ProbeEvery
+		}
+		least := time.NewTimer(min(leastProbes, pause))
+		timer.Reset(pause)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-c.relays.kick:
+		case <-ctx.Done():
+		}
+		select {
+		case <-least.C:
+		case <-ctx.Done():
+			least.Stop()
+			return
+		}
+	}
+}
+
+// probed is a relay and what its probe found.
+type probed struct {
+	relay   *tailnet.Relay
+	session *relaySession // here, or nil
+	err     error
+	deaf    bool // STUN did not answer
+}
+
+// probeRelays asks all relays that are this server's to ask, at the same time, and writes down what that means.
+func (c *Control) probeRelays(ctx context.Context, rules *RelayRules, health map[tailnet.RelayID]*relayHealth) {
+	asked := c.toProbe(health)
+	if rules.ProbeEvery > 0 {
+		within, cancel := context.WithTimeout(ctx, rules.ProbeTime)
+		var wait sync.WaitGroup
+		for _, p := range asked {
+			wait.Go(func() { p.ask(within) })
+		}
+		wait.Wait()
+		cancel()
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if nobodyAnswers(asked) {
+		c.Log.Warn("no relay answers, and none is connected: it is taken for a fault of this server's own network", "relays", len(asked))
+		return
+	}
+	enough := failures
+	if rules.ProbeEvery >= rareProbes {
+		enough = fewFailures
+	}
+	for _, p := range asked {
+		h := health[p.relay.ID]
+		if p.session != nil {
+			p.session.deaf.Store(p.deaf && p.err == nil)
+		}
+		h.note(p.err)
+		c.judge(ctx, p, h, enough)
+	}
+}
+
+// ask asks the relay, and its STUN.
+func (p *probed) ask(ctx context.Context) {
+	node := state.RelayNode(p.relay)
+	if node == nil {
+		p.err = errors.New("nobody knows an address for it, or its certificate")
+		return
+	}
+	p.err = askRelay(ctx, node)
+	p.deaf = p.err == nil && !askSTUN(ctx, p.relay)
+	if errors.Is(p.err, errNoRoute) && p.session != nil {
+		p.err = nil // it is connected, and that has to do
+	}
+}
+
+// nobodyAnswers reports whether several relays were asked, in vain, and no connection to any is left: then it is
+// likelier that this server lost its network than that all relays are away.
+func nobodyAnswers(asked []*probed) bool {
+	for _, p := range asked {
+		if p.err == nil || p.session != nil {
+			return false
+		}
+	}
+	return len(asked) > 1
+}
+
+// toProbe are the relays that are connected here, and those that are connected nowhere. What is known of others is
+// forgotten.
+func (c *Control) toProbe(health map[tailnet.RelayID]*relayHealth) (out []*probed) {
+	there := map[tailnet.RelayID]bool{}
+	for _, r := range relaysOf(admission{views: c.State.Views()}) {
+		s := c.relaySessionOf(r.ID)
+		if s == nil && r.Online || s != nil && s.leaving.Load() || s == nil && r.OutBecause == stoppedItself {
+			continue
+		}
+		session := ""
+		if s != nil {
+			session = s.id
+		}
+		there[r.ID] = true
+		h := health[r.ID]
+		switch {
+		case h == nil || session != "" && h.session != session:
+			health[r.ID] = &relayHealth{session: session}
+		case h.session != session: // it lost its session: what was found out stays true
+			h.session = session
+		}
+		out = append(out, &probed{relay: r, session: s})
+	}
+	for id := range health {
+		if !there[id] {
+			delete(health, id)
+		}
+	}
+	return out
+}
+
+// stoppedItself is why a relay is out that said that it stops.
+const stoppedItself = "it was stopped"
+
+func (h *relayHealth) note(err error) {
+	if err == nil {
+		h.good, h.bad = h.good+1, 0
+	} else {
+		h.good, h.bad, h.failed = 0, h.bad+1, true
+	}
+}
+
+// judge writes down what probes mean for a relay.
+func (c *Control) judge(ctx context.Context, p *probed, h *relayHealth, enough int) {
+	r := p.relay
+	if p.session != nil && p.session.leaving.Load() {
+		return
+	}
+	if h.session == "" && h.verdict != nil && r.Healthy != *h.verdict {
+		h.overruled = true
+	}
+	healthy, because := r.Healthy, r.OutBecause
+	switch {
+	case p.err == nil && !r.Healthy && (h.good >= goodProbes || !h.failed):
+		healthy, because = true, ""
+	case p.err != nil && r.Healthy && h.bad >= enough:
+		healthy, because = false, sentence(p.err)
+	case p.err != nil && !r.Healthy && h.bad%retell == 1:
+		because = sentence(p.err)
+	}
+	if healthy == r.Healthy && because == r.OutBecause || h.overruled && h.session == "" {
+		return
+	}
+	if err := c.Store.SetRelayHealth(ctx, r.ID, healthy, because); err != nil {
+		if !errors.Is(err, tailnet.ErrNotFound) && ctx.Err() == nil {
+			c.Log.Error("writing down the health of a relay", "relay", r.Name, "err", err)
+		}
+		return
+	}
+	h.verdict = &healthy
+	switch {
+	case healthy && !r.Healthy:
+		c.Log.Info("relay put into the DERP map", "relay", r.Name, "at", strings.Join(clientAddrs(r), " "))
+	case !healthy && r.Healthy:
+		c.Log.Warn("relay taken out of the DERP map", "relay", r.Name, "why", because)
+	case !healthy:
+		c.Log.Warn("relay stays out of the DERP map", "relay", r.Name, "why", because)
+	}
+}
+
+// sentence is what the operator reads.
+func sentence(err error) string {
+	text := err.Error()
+	if strings.HasPrefix(text, "nobody answers") {
+		text += ": is the relay running, and its port open and forwarded to it?"
+	}
+	return text
+}
