@@ -1,8 +1,10 @@
 package derp
 
 import (
+	"net"
 	"net/http/httptest"
 	"net/netip"
+	"testing"
 )
 
 // AnswerSTUN is what a server sends back for a datagram; nil for nothing.
@@ -12,6 +14,24 @@ func AnswerSTUN(in []byte, from netip.AddrPort) []byte {
 		return nil
 	}
 	return req.appendAnswer(make([]byte, 0, 128), from)
+}
+
+// ServeSTUNSingly serves one socket, one datagram at a time, until the test ends.
+func ServeSTUNSingly(t testing.TB) netip.AddrPort {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		(&stunSocket{conn: conn}).serveSingly()
+	}()
+	t.Cleanup(func() {
+		conn.Close()
+		<-done
+	})
+	return addrPort(conn.LocalAddr())
 }
 
 // RedirectOf is where the http port sends a request for target at host.

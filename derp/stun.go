@@ -2,189 +2,190 @@ package derp
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // STUN tells those who ask which address they are seen at: binding requests as Tailscale
 // clients send them, and as RFC 8489 describes them. Others get no answer, and no answer is
 // much larger than its question.
+//
+// Where the system can, there is a socket for each processor, on the same port, and the system
+// shares the clients out among them; each is read and written in batches (stun_linux.go).
 type STUN struct {
-	conn *net.UDPConn
+	addr    netip.AddrPort
+	sockets []*stunSocket
 }
 
-// ListenSTUN opens a UDP socket at addr. The caller then runs Serve.
+// STUNCounts are what a STUN server has done since it began, in datagrams.
+type STUNCounts struct {
+	IPv4, IPv6 uint64 // answered with the address
+	Refused    uint64 // answered that an attribute is not known
+	Ignored    uint64 // no binding requests
+	Failed     uint64 // answers that could not be sent
+}
+
+// stunSocket is one of the sockets, served by a goroutine of its own.
+type stunSocket struct {
+	conn     *net.UDPConn
+	wildcard bool // it must be told from which address to answer
+	counts   [stunOutcomes]atomic.Uint64
+	_        [64]byte // keeps the next socket's counts out of this one's cache line
+}
+
+// stunOutcome is what became of a datagram.
+type stunOutcome int
+
+const (
+	stunIgnored stunOutcome = iota
+	stunIPv4
+	stunIPv6
+	stunRefused
+	stunFailed
+	stunOutcomes
+)
+
+const (
+	maxSTUN     = 1500 // of a request that is read
+	maxAnswer   = 128  // of an answer
+	stunBuffer  = 1 << 20
+	maxSockets  = 32
+	stunRetries = 16 // of finding a port that all sockets can have
+)
+
+// ListenSTUN opens UDP sockets at addr. The caller then runs Serve.
 func ListenSTUN(ctx context.Context, addr string) (*STUN, error) {
-	var lc net.ListenConfig
-	conn, err := lc.ListenPacket(ctx, "udp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("opening the STUN port: %w", err)
+	var err error
+	for range stunRetries { // a port that the system chose may be taken in the next moment
+		var s *STUN
+		if s, err = listenSTUN(ctx, addr); err == nil {
+			return s, nil
+		}
+		if _, port, splitErr := net.SplitHostPort(addr); splitErr != nil || port != "0" {
+			break
+		}
 	}
-	return &STUN{conn.(*net.UDPConn)}, nil
+	return nil, fmt.Errorf("opening the STUN port: %w", err)
 }
 
-// Addr is the address that the socket is bound to.
-func (s *STUN) Addr() netip.AddrPort { return addrPort(s.conn.LocalAddr()) }
+func listenSTUN(ctx context.Context, addr string) (*STUN, error) {
+	// Sockets that share a port would also share it with another relay, unnoticed. So the
+	// port is had alone first.
+	var alone net.ListenConfig
+	probe, err := alone.ListenPacket(ctx, "udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &STUN{addr: addrPort(probe.LocalAddr())}
+	if !canShare {
+		return s, s.add(probe.(*net.UDPConn))
+	}
+	at := probe.LocalAddr().String()
+	probe.Close()
+	if host, _, err := net.SplitHostPort(addr); err == nil && host == "" {
+		at = fmt.Sprintf(":%d", s.addr.Port()) // of both families
+	}
+	shared := net.ListenConfig{Control: sharePort}
+	for range min(runtime.GOMAXPROCS(0), maxSockets) {
+		conn, err := shared.ListenPacket(ctx, "udp", at)
+		if err == nil {
+			err = s.add(conn.(*net.UDPConn))
+		}
+		if err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *STUN) add(conn *net.UDPConn) error {
+	conn.SetReadBuffer(stunBuffer) // as much of it as the system allows
+	socket := &stunSocket{conn: conn, wildcard: s.addr.Addr().IsUnspecified()}
+	s.sockets = append(s.sockets, socket)
+	if !socket.wildcard {
+		return nil
+	}
+	return tellDestination(conn)
+}
+
+// Addr is the address that the sockets are bound to.
+func (s *STUN) Addr() netip.AddrPort { return s.addr }
 
 // Close ends Serve.
-func (s *STUN) Close() error { return s.conn.Close() }
+func (s *STUN) Close() error {
+	var errs []error
+	for _, socket := range s.sockets {
+		errs = append(errs, socket.conn.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // Serve answers until Close; then it returns nil.
 func (s *STUN) Serve() error {
-	in := make([]byte, 1500)
-	out := make([]byte, 0, 128)
+	var wg sync.WaitGroup
+	for _, socket := range s.sockets {
+		wg.Go(socket.serve)
+	}
+	wg.Wait()
+	return nil
+}
+
+// Counts are what the server has done so far.
+func (s *STUN) Counts() (c STUNCounts) {
+	for _, socket := range s.sockets {
+		c.IPv4 += socket.counts[stunIPv4].Load()
+		c.IPv6 += socket.counts[stunIPv6].Load()
+		c.Refused += socket.counts[stunRefused].Load()
+		c.Ignored += socket.counts[stunIgnored].Load()
+		c.Failed += socket.counts[stunFailed].Load()
+	}
+	return c
+}
+
+// answer appends to out what is to be sent back for a datagram; nothing for most.
+func (s *stunSocket) answer(out, in []byte, from netip.AddrPort) []byte {
+	from = unmap(from)
+	req, ok := parseSTUN(in)
+	outcome := stunIgnored
+	switch {
+	case ok && req.unknowns > 0:
+		outcome = stunRefused
+	case ok && from.Addr().Is4():
+		outcome = stunIPv4
+	case ok:
+		outcome = stunIPv6
+	}
+	s.counts[outcome].Add(1)
+	if ok {
+		out = req.appendAnswer(out, from)
+	}
+	return out
+}
+
+// serveSingly answers one datagram after the other, on systems that know nothing better.
+func (s *stunSocket) serveSingly() {
+	in := make([]byte, maxSTUN)
+	out := make([]byte, 0, maxAnswer)
 	for {
 		n, from, err := s.conn.ReadFromUDPAddrPort(in)
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
 		if err != nil { // such as ECONNREFUSED for an answer sent earlier; never a reason to stop
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		if req, ok := parseSTUN(in[:n]); ok {
-			s.conn.WriteToUDPAddrPort(req.appendAnswer(out[:0], unmap(from)), from)
-		}
-	}
-}
-
-// The parts of RFC 8489 that a binding needs.
-//
-//	 0                   1                   2                   3
-//	|0 0|  type (14 bits)           |  length of what follows 20  |
-//	|                  magic cookie 0x2112A442                    |
-//	|                  transaction id (96 bits)                   |
-//	|  attribute type               |  attribute length           | value, padded to 4
-const (
-	stunHeader      = 20
-	stunCookie      = 0x2112A442
-	bindingRequest  = 0x0001
-	bindingSuccess  = 0x0101
-	bindingError    = 0x0111
-	attrErrorCode   = 0x0009
-	attrUnknown     = 0x000A
-	attrXORMapped   = 0x0020
-	attrFingerprint = 0x8028
-	fingerprintXOR  = 0x5354554E
-	optionalAttrs   = 0x8000 // types from here on may be ignored
-	maxUnknown      = 4      // reported in one answer
-)
-
-// stunRequest is a binding request.
-type stunRequest struct {
-	id       [12]byte
-	unknown  [maxUnknown]uint16 // attributes that we must understand and do not
-	unknowns int
-	print    bool // it carried a fingerprint, so the answer does
-}
-
-// parseSTUN reads a binding request; ok is false for everything else.
-func parseSTUN(b []byte) (req stunRequest, ok bool) {
-	if len(b) < stunHeader ||
-		binary.BigEndian.Uint16(b) != bindingRequest ||
-		binary.BigEndian.Uint32(b[4:]) != stunCookie ||
-		int(binary.BigEndian.Uint16(b[2:])) != len(b)-stunHeader {
-		return req, false
-	}
-	copy(req.id[:], b[8:])
-	for at := stunHeader; at < len(b); {
-		if req.print || len(b)-at < 4 { // nothing may follow a fingerprint
-			return req, false
-		}
-		kind, size := binary.BigEndian.Uint16(b[at:]), int(binary.BigEndian.Uint16(b[at+2:]))
-		end := at + 4 + (size+3)&^3
-		if end > len(b) {
-			return req, false
-		}
-		switch {
-		case kind == attrFingerprint:
-			if size != 4 || binary.BigEndian.Uint32(b[at+4:]) != fingerprint(b[:at]) {
-				return req, false
+		if answer := s.answer(out, in[:n], from); len(answer) > 0 {
+			if _, err := s.conn.WriteToUDPAddrPort(answer, from); err != nil {
+				s.counts[stunFailed].Add(1)
 			}
-			req.print = true
-		case kind < optionalAttrs && !isSTUNCredential(kind) && req.unknowns < maxUnknown:
-			req.unknown[req.unknowns] = kind
-			req.unknowns++
 		}
-		at = end
 	}
-	return req, true
 }
-
-// isSTUNCredential reports whether an attribute proves something to a server that asks for
-// proof, which we do not: USERNAME, MESSAGE-INTEGRITY, REALM, NONCE and their like.
-func isSTUNCredential(kind uint16) bool {
-	switch kind {
-	case 0x0006, 0x0008, 0x0014, 0x0015, 0x001C, 0x001D, 0x001E:
-		return true
-	}
-	return false
-}
-
-// appendAnswer appends the answer to req, which came from addr.
-func (req stunRequest) appendAnswer(b []byte, addr netip.AddrPort) []byte {
-	kind := uint16(bindingSuccess)
-	if req.unknowns > 0 {
-		kind = bindingError
-	}
-	start := len(b)
-	b = binary.BigEndian.AppendUint16(b, kind)
-	b = append(b, 0, 0) // length, below
-	b = binary.BigEndian.AppendUint32(b, stunCookie)
-	b = append(b, req.id[:]...)
-	if req.unknowns > 0 {
-		b = req.appendUnknown(b)
-	} else {
-		b = req.appendMapped(b, addr)
-	}
-	setLen := func(n int) { binary.BigEndian.PutUint16(b[start+2:], uint16(n)) }
-	setLen(len(b) - start - stunHeader)
-	if req.print {
-		setLen(len(b) - start - stunHeader + 8) // the fingerprint covers a length that includes it
-		sum := fingerprint(b[start:])
-		b = binary.BigEndian.AppendUint32(b, attrFingerprint<<16|4)
-		b = binary.BigEndian.AppendUint32(b, sum)
-	}
-	return b
-}
-
-// appendMapped appends XOR-MAPPED-ADDRESS: the address, disguised from NATs that rewrite
-// whatever looks like one.
-func (req stunRequest) appendMapped(b []byte, addr netip.AddrPort) []byte {
-	ip := addr.Addr().AsSlice()
-	family := byte(1)
-	if len(ip) == 16 {
-		family = 2
-	}
-	b = binary.BigEndian.AppendUint32(b, attrXORMapped<<16|uint32(4+len(ip)))
-	b = append(b, 0, family)
-	b = binary.BigEndian.AppendUint16(b, addr.Port()^(stunCookie>>16))
-	var mask [16]byte
-	binary.BigEndian.PutUint32(mask[:], stunCookie)
-	copy(mask[4:], req.id[:])
-	for i, octet := range ip {
-		b = append(b, octet^mask[i])
-	}
-	return b
-}
-
-// appendUnknown appends ERROR-CODE 420 and which attributes it is about.
-func (req stunRequest) appendUnknown(b []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, attrErrorCode<<16|4)
-	b = append(b, 0, 0, 4, 20) // class 4, number 20, no text
-	b = binary.BigEndian.AppendUint32(b, attrUnknown<<16|uint32(2*req.unknowns))
-	for _, kind := range req.unknown[:req.unknowns] {
-		b = binary.BigEndian.AppendUint16(b, kind)
-	}
-	if req.unknowns%2 == 1 {
-		b = append(b, 0, 0)
-	}
-	return b
-}
-
-func fingerprint(b []byte) uint32 { return crc32.ChecksumIEEE(b) ^ fingerprintXOR }

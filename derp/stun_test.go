@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,6 +169,64 @@ func FuzzSTUN(f *testing.F) {
 	})
 }
 
+// Clients take no answer that comes from another address than they asked, and a wildcard
+// socket on a machine with several addresses has to choose.
+func TestSTUNAnswersFromTheAddressAsked(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has all of 127.0.0.0/8, and tells a socket which address was asked")
+	}
+	for _, listen := range []string{":0", "0.0.0.0:0"} {
+		s, _ := newSTUN(t, "udp4", listen)
+		for _, at := range []string{"127.0.0.1", "127.0.0.2", "127.1.2.3"} {
+			conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(at), s.Addr().Port())))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.SetDeadline(time.Now().Add(patience))
+			if _, got, err := stun.ParseResponse(ask(t, conn, stun.Request(stun.NewTxID()))); err != nil || got.String() != conn.LocalAddr().String() {
+				t.Errorf("%s at %s: got %v, %v, want %v", listen, at, got, err, conn.LocalAddr())
+			}
+			conn.Close()
+		}
+	}
+}
+
+func TestSTUNCounts(t *testing.T) {
+	s, conn := newSTUN(t, "udp4", "127.0.0.1:0")
+	ask(t, conn, stun.Request(stun.NewTxID()))
+	ask(t, conn, stunMessage(1, "0003000400000006"))
+	if _, err := conn.Write([]byte("what is this")); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, conn, stunMessage(1)) // by now the others are done: one client, one socket
+	if got, want := s.Counts(), (derp.STUNCounts{IPv4: 2, Refused: 1, Ignored: 1}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// A port is shared only among our own sockets, never with another server.
+func TestSTUNPortTaken(t *testing.T) {
+	s, _ := newSTUN(t, "udp4", "127.0.0.1:0")
+	if other, err := derp.ListenSTUN(t.Context(), s.Addr().String()); err == nil {
+		other.Close()
+		t.Error("two servers have one port")
+	}
+}
+
+func TestSTUNAllocatesNothing(t *testing.T) {
+	_, conn := newSTUN(t, "udp4", "127.0.0.1:0")
+	request, buf := stun.Request(stun.NewTxID()), make([]byte, 1500)
+	got := testing.AllocsPerRun(1000, func() {
+		conn.Write(request)
+		if _, err := conn.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got >= 1 {
+		t.Errorf("a question and its answer allocate %v times", got)
+	}
+}
+
 func BenchmarkSTUN(b *testing.B) {
 	request := stun.Request(stun.NewTxID())
 	addr := netip.MustParseAddrPort("192.0.2.1:12345")
@@ -174,4 +234,49 @@ func BenchmarkSTUN(b *testing.B) {
 	for b.Loop() {
 		derp.AnswerSTUN(request, addr)
 	}
+}
+
+// BenchmarkSTUNServer has 16 clients with 16 questions each under way, against the server as
+// it is, and against one socket that is served one datagram at a time.
+func BenchmarkSTUNServer(b *testing.B) {
+	for name, listen := range map[string]func(testing.TB) netip.AddrPort{
+		"batches": func(t testing.TB) netip.AddrPort { s, _ := newSTUN(t, "udp4", "127.0.0.1:0"); return s.Addr() },
+		"singly":  derp.ServeSTUNSingly,
+	} {
+		b.Run(name, func(b *testing.B) {
+			at := listen(b)
+			b.ReportAllocs()
+			b.ResetTimer()
+			load(b, at)
+		})
+	}
+}
+
+// load sends b.N requests and waits for the answers; on loopback none is lost unless a buffer
+// overflows, which the window does not let happen.
+func load(b *testing.B, at netip.AddrPort) {
+	const clients, window = 16, 16
+	request := stun.Request(stun.NewTxID())
+	var wg sync.WaitGroup
+	for range clients {
+		conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(at))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		wg.Go(func() {
+			buf := make([]byte, 1500)
+			for sent, got, n := 0, 0, b.N/clients+1; got < n; got++ {
+				for ; sent < n && sent < got+window; sent++ {
+					conn.Write(request)
+				}
+				if _, err := conn.Read(buf); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
