@@ -63,7 +63,7 @@ type Control struct {
 	live    live
 	arrived atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
 
-	alive  struct{ plain, packed []byte }
+	alive  struct{ plain, packed mapper.Frame }
 	probes probes
 	relays relays
 
@@ -92,8 +92,8 @@ func New(cfg Config) *Control {
 	}
 	c := &Control{Config: cfg}
 	c.life, c.end = context.WithCancel(context.Background())
-	c.alive.plain = mapper.Frame(mapper.KeepAlive(), false)
-	c.alive.packed = mapper.Frame(mapper.KeepAlive(), true)
+	c.alive.plain = mapper.FrameOf(mapper.KeepAlive(), false)
+	c.alive.packed = mapper.FrameOf(mapper.KeepAlive(), true)
 	c.conns.open = map[closer]bool{}
 	c.live.open = map[nodeID]*session{}
 	c.live.left = map[nodeID]departed{}

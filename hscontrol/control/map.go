@@ -121,7 +121,9 @@ func (c *Control) once(w http.ResponseWriter, req *tailcfg.MapRequest, n *tailne
 		http.Error(w, "no node has this key: register first (tailscale up)", http.StatusNotFound)
 		return
 	}
-	w.Write(c.Mapper.Frame(msg, compressed(req)))
+	for _, piece := range c.Mapper.Frame(msg, compressed(req)) {
+		w.Write(piece)
+	}
 }
 
 func viewer(req *tailcfg.MapRequest, n *tailnet.Node) mapper.Viewer {
@@ -148,7 +150,7 @@ func (c *Control) stream(w http.ResponseWriter, r *http.Request, req *tailcfg.Ma
 // that got an error would ask again and again and never say a word to its user.
 func (c *Control) steerToLogin(w http.ResponseWriter, r *http.Request, req *tailcfg.MapRequest) {
 	out := c.outlet(w, compressed(req))
-	if !out.send(mapper.Frame(mapper.Unknown(req.NodeKey, c.Now()).JSON(), compressed(req))) {
+	if !out.send(mapper.FrameOf(mapper.Unknown(req.NodeKey, c.Now()).JSON(), compressed(req))) {
 		return
 	}
 	out.idle(r.Context(), c.life.Done())

@@ -141,14 +141,14 @@ func (p *probes) answered(token string, machine key.MachinePublic) bool {
 }
 
 // pingFrame is the question: the client answers with a HEAD request for the URL, over Noise (tailcfg.PingRequest).
-func pingFrame(token string, compress bool) []byte {
+func pingFrame(token string, compress bool) mapper.Frame {
 	text, err := json.Marshal(tailcfg.MapResponse{PingRequest: &tailcfg.PingRequest{
 		URL: "https://unused/machine/ping-response?id=" + token, URLIsNoise: true,
 	}})
 	if err != nil {
 		panic("encoding a ping: " + err.Error())
 	}
-	return mapper.Frame(text, compress)
+	return mapper.FrameOf(text, compress)
 }
 
 func (c *Control) servePingResponse(w http.ResponseWriter, r *http.Request) {

@@ -105,7 +105,7 @@ func (s *session) rekeyed(e *state.Edition) bool {
 
 // steer tells the client that its node is gone and waits for it to leave.
 func (s *session) steer(ctx context.Context) {
-	if s.out.send(mapper.Frame(mapper.Unknown(s.nodeKey, s.control.Now()).JSON(), s.out.compress)) {
+	if s.out.send(mapper.FrameOf(mapper.Unknown(s.nodeKey, s.control.Now()).JSON(), s.out.compress)) {
 		s.out.idle(ctx, s.control.life.Done())
 	}
 }
@@ -125,8 +125,8 @@ type outlet struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
 	compress bool
-	quiet    *time.Timer // fires when a keep-alive is due
-	alive    []byte      // the keep-alive: always the same bytes, by which clients know it
+	quiet    *time.Timer  // fires when a keep-alive is due
+	alive    mapper.Frame // the keep-alive: always the same bytes, by which clients know it
 }
 
 func (c *Control) outlet(w http.ResponseWriter, compress bool) *outlet {
@@ -140,10 +140,12 @@ func (c *Control) outlet(w http.ResponseWriter, compress bool) *outlet {
 func keepAliveAfter() time.Duration { return keepAliveLeast + randv2.N(keepAliveJitter) }
 
 // send writes one frame at once, and says whether the client is still there.
-func (o *outlet) send(frame []byte) bool {
+func (o *outlet) send(frame mapper.Frame) bool {
 	o.rc.SetWriteDeadline(time.Now().Add(writeTime))
-	if _, err := o.w.Write(frame); err != nil {
-		return false
+	for _, piece := range frame {
+		if _, err := o.w.Write(piece); err != nil {
+			return false
+		}
 	}
 	if err := o.rc.Flush(); err != nil {
 		return false

@@ -7,47 +7,190 @@ import (
 	"tailscale.com/util/zstdframe"
 )
 
-// A whole map is mostly peers, and most of them are told to everybody in the same words. So they are compressed in
+// A map is mostly records of peers, and most of them are told to everybody in the same words. So they are compressed in
 // blocks, each once, and a map is put together from frames one after another, which a zstd stream may be:
 //
-//	| own head, up to "Peers":[ | block | block | the block with the viewer, made afresh | … | the rest, and the tail |
+//	| own head, up to "Peers":[ | block | block | the block with the viewer, made afresh | … | the last record, and the rest |
 //
-// Every frame before the last ends with a comma after its last record.
+// Every frame before the last ends with a comma after its last record. A change of many nodes is told in the same way
+// to each of them.
 
 // blockSize is how many places of the list of nodes make a block. Smaller blocks compress worse: 64 cost a tenth more
 // bytes than one frame.
 const blockSize = 64
 
-// span is a run of a message's peers that come from one block of nodes.
-type span struct {
-	end    int  // the first peer after it
-	shared bool // the viewer is not among these nodes, so others may get the same bytes
+// least is how many texts a shared block has at least: fewer are compressed again with what stands around them, which
+// costs less than the bytes of another frame.
+const least = 8
+
+// text is an encoded record or patch. Its number is its name: no two texts of a Mapper have the same.
+type text struct {
+	number uint64
+	json   []byte
 }
 
-// blocks keeps compressed blocks by the records that they are made of. There are two generations: what is used moves
-// to the younger one, and when that is full the older one is dropped.
+// block is a run of texts. If it is shared, others get the very same.
+type block struct {
+	texts  []*text
+	shared bool
+}
+
+// Frame is a message as it goes over the wire: its length in four little-endian bytes, then JSON, compressed with zstd
+// if the client asked for it (MapRequest.Compress). It comes in pieces, which others may be sent too: do not change them.
+type Frame [][]byte
+
+// Bytes is the frame in one piece.
+func (f Frame) Bytes() []byte {
+	if len(f) == 1 {
+		return f[0]
+	}
+	var b []byte
+	for _, piece := range f {
+		b = append(b, piece...)
+	}
+	return b
+}
+
+// pieces takes a message down: what is the viewer's own in private, and shared blocks, if there is a packer for them,
+// as they are.
+type pieces struct {
+	private []byte // since the last shared block
+	packer  *blocks
+	frame   Frame // nil: it has not begun
+	size    int
+}
+
+func (p *pieces) text(s string) { p.private = append(p.private, s...) }
+
+// member begins a member of the JSON object whose open beginning was taken down.
+func (p *pieces) member(name string) {
+	if p.private[len(p.private)-1] != '{' {
+		p.text(",")
+	}
+	p.text(`"`)
+	p.text(name)
+	p.text(`":`)
+}
+
+// list takes down a list of texts.
+func (p *pieces) list(blocks []*block) {
+	p.text("[")
+	for i, b := range blocks {
+		texts := b.texts
+		last := i == len(blocks)-1
+		if last {
+			texts = texts[:len(texts)-1]
+		}
+		switch {
+		case p.packer != nil && b.shared && len(texts) >= least:
+			p.share(p.packer.packed(texts))
+		default:
+			p.private = joined(p.private, texts)
+		}
+		if last {
+			p.private = append(p.private, b.texts[len(texts)].json...)
+		}
+	}
+	p.text("]")
+}
+
+// share puts a compressed block after what was taken down so far.
+func (p *pieces) share(packed []byte) {
+	p.pack()
+	p.frame = append(p.frame, packed)
+	p.size += len(packed)
+}
+
+// pack compresses what is private.
+func (p *pieces) pack() {
+	if len(p.private) == 0 {
+		return
+	}
+	piece := make([]byte, p.room(), p.room()+len(p.private)/2+64)
+	piece = zstdframe.AppendEncode(piece, p.private, zstdframe.FastestCompression)
+	p.size += len(piece) - p.room()
+	p.frame = append(p.frame, piece)
+	p.private = p.private[:0]
+}
+
+// room is what the first piece leaves free for the length.
+func (p *pieces) room() int {
+	if len(p.frame) == 0 {
+		return 4
+	}
+	return 0
+}
+
+// end is the whole frame.
+func (p *pieces) end() Frame {
+	p.pack()
+	binary.LittleEndian.PutUint32(p.frame[0], uint32(p.size))
+	return p.frame
+}
+
+// scratch is where messages are taken down before they are compressed.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxScratch bounds what is kept for the next message, in bytes.
+const maxScratch = 1 << 20
+
+// Frame is a message as it goes over the wire. Blocks are shared.
+func (m *Mapper) Frame(msg *Message, compress bool) Frame {
+	if !compress {
+		return plainFrame(msg.JSON())
+	}
+	buf := scratch.Get().(*[]byte)
+	p := pieces{private: (*buf)[:0], packer: &m.blocks}
+	msg.write(&p)
+	f := p.end()
+	if cap(p.private) <= maxScratch {
+		*buf = p.private[:0]
+		scratch.Put(buf)
+	}
+	return f
+}
+
+// FrameOf is any JSON as it goes over the wire.
+func FrameOf(json []byte, compress bool) Frame {
+	if !compress {
+		return plainFrame(json)
+	}
+	p := pieces{private: json}
+	return p.end()
+}
+
+func plainFrame(json []byte) Frame {
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(json)), uint32(len(json)))
+	return Frame{append(b, json...)}
+}
+
+// blocks keeps compressed blocks by the texts that they are made of. There are two generations: what is used moves to
+// the younger one, and when that is full the older one is dropped.
 type blocks struct {
 	mu         sync.Mutex
 	young, old map[blockKey][]byte
 	size       int // bytes in young
 }
 
-// blockKey names records by where their bytes are: a record is encoded once and never changes.
-type blockKey [blockSize]*byte
+// blockKey is the numbers of a block's texts.
+type blockKey [blockSize]uint64
 
 // maxBlocks bounds a generation, in bytes.
-const maxBlocks = 24 << 20
+const maxBlocks = 4 << 20
 
-// packed is the compressed form of a run of records, each with a comma after it.
-func (b *blocks) packed(records [][]byte) []byte {
+// packed is the compressed form of a run of texts, each with a comma after it.
+func (b *blocks) packed(texts []*text) []byte {
 	var k blockKey
-	for i, r := range records {
-		k[i] = &r[0]
+	for i, t := range texts {
+		k[i] = t.number
 	}
 	if frame := b.find(k); frame != nil {
 		return frame
 	}
-	frame := zstdframe.AppendEncode(nil, joined(nil, records, true), zstdframe.FastestCompression)
+	buf := scratch.Get().(*[]byte)
+	*buf = joined((*buf)[:0], texts)
+	frame := zstdframe.AppendEncode(make([]byte, 0, len(texts)*160), *buf, zstdframe.FastestCompression)
+	scratch.Put(buf)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.keep(k, frame)
@@ -76,38 +219,11 @@ func (b *blocks) keep(k blockKey, frame []byte) {
 	b.size += len(frame) + len(k)*8
 }
 
-// joined appends records with commas between them, and after the last one if there are more to come.
-func joined(b []byte, records [][]byte, more bool) []byte {
-	for i, r := range records {
-		b = append(b, r...)
-		if more || i < len(records)-1 {
-			b = append(b, ',')
-		}
+// joined appends texts with a comma after each.
+func joined(b []byte, texts []*text) []byte {
+	for _, t := range texts {
+		b = append(b, t.json...)
+		b = append(b, ',')
 	}
-	return b
-}
-
-// Frame is a message as it goes over the wire; see the function Frame. The blocks of a whole map are shared.
-func (m *Mapper) Frame(msg *Message, compress bool) []byte {
-	if !compress || len(msg.spans) < 2 {
-		return Frame(msg.JSON(), compress)
-	}
-	head, tail := msg.envelope()
-	b := make([]byte, 4, 4+len(head)/2+len(msg.peers)*160)
-	b = zstdframe.AppendEncode(b, head, zstdframe.FastestCompression)
-	begin := 0
-	for _, s := range msg.spans[:len(msg.spans)-1] {
-		records := msg.peers[begin:s.end]
-		begin = s.end
-		switch {
-		case len(records) == 0:
-		case s.shared:
-			b = append(b, m.blocks.packed(records)...)
-		default:
-			b = zstdframe.AppendEncode(b, joined(nil, records, true), zstdframe.FastestCompression)
-		}
-	}
-	b = zstdframe.AppendEncode(b, append(joined(nil, msg.peers[begin:], false), tail...), zstdframe.FastestCompression)
-	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
 	return b
 }

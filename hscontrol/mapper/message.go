@@ -1,26 +1,26 @@
 package mapper
 
 import (
-	"encoding/binary"
 	"strconv"
 	"time"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 	"tailscale.com/types/opt"
-	"tailscale.com/util/zstdframe"
+
+	"github.com/keelscale/keelscale/hscontrol/state"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // Message is one map response before it is encoded: the viewer's own part, and the part about its peers.
 type Message struct {
 	head  *head
 	whole bool     // peers are all there are
-	peers [][]byte // encoded records: Peers if whole, else PeersChanged
-	spans []span   // of a whole map: how its peers fall into blocks; the last span has at least one peer, or is alone
+	peers []*block // records: Peers if whole, else PeersChanged
 
-	removed  []tailcfg.NodeID
-	patches  []*tailcfg.PeerChange
-	profiles []tailcfg.UserProfile
+	removed  []tailnet.NodeID
+	patches  []*block
+	profiles []profile
 }
 
 // head is a tailcfg.MapResponse without peers. Its own members stand in for those of the same name whose omitempty
@@ -40,63 +40,83 @@ func (m *Message) Empty() bool {
 
 // JSON is the message as a client parses it.
 func (m *Message) JSON() []byte {
-	head, tail := m.envelope()
-	return append(joined(head, m.peers, false), tail...)
+	var p pieces
+	m.write(&p)
+	return p.private
 }
 
-// envelope is what stands before and after the records of the peers.
-func (m *Message) envelope() (head, tail []byte) {
-	b := []byte("{}")
+// write puts the members of the message one after the other.
+func (m *Message) write(p *pieces) {
+	p.text("{}")
 	if m.head != nil {
-		b = mustJSON(m.head)
+		p.private = append(p.private[:0], mustJSON(m.head)...)
 	}
-	b = b[:len(b)-1]
+	p.private = p.private[:len(p.private)-1]
 	if m.whole || len(m.peers) > 0 {
 		name := "PeersChanged"
 		if m.whole {
 			name = "Peers"
 		}
-		head = append(member(b, name), '[')
-		b = []byte{']'}
+		p.member(name)
+		p.list(m.peers)
 	}
 	if len(m.removed) > 0 {
-		b = member(b, "PeersRemoved")
+		p.member("PeersRemoved")
 		for i, id := range m.removed {
-			b = append(b, "[,"[min(i, 1)])
-			b = strconv.AppendInt(b, int64(id), 10)
+			p.private = append(p.private, "[,"[min(i, 1)])
+			p.private = strconv.AppendInt(p.private, int64(id), 10)
 		}
-		b = append(b, ']')
+		p.text("]")
 	}
 	if len(m.patches) > 0 {
-		b = append(member(b, "PeersChangedPatch"), mustJSON(m.patches)...)
+		p.member("PeersChangedPatch")
+		p.list(m.patches)
 	}
 	if len(m.profiles) > 0 {
-		b = append(member(b, "UserProfiles"), mustJSON(m.profiles)...)
+		p.member("UserProfiles")
+		for i, u := range m.profiles {
+			p.private = append(p.private, "[,"[min(i, 1)])
+			p.private = append(p.private, u.json...)
+		}
+		p.text("]")
 	}
-	return head, append(b, '}')
+	p.text("}")
 }
 
-// member begins a member of the JSON object that b holds the open beginning of.
-func member(b []byte, name string) []byte {
-	if b[len(b)-1] != '{' {
-		b = append(b, ',')
-	}
-	b = append(b, '"')
-	b = append(b, name...)
-	return append(b, '"', ':')
+// profile is that of a user, encoded.
+type profile struct {
+	id   tailnet.UserID
+	json []byte
 }
 
-// Frame is a message as it goes over the wire: its length in four little-endian bytes, then the JSON, compressed with
-// zstd if the client asked for it (MapRequest.Compress).
-func Frame(json []byte, compress bool) []byte {
-	b := make([]byte, 4, 4+len(json)/2+64)
-	if compress {
-		b = zstdframe.AppendEncode(b, json, zstdframe.FastestCompression)
-	} else {
-		b = append(b, json...)
+// owners gathers profiles, each once. The zero value is ready.
+type owners struct {
+	profiles []profile
+	has      map[tailnet.UserID]bool
+}
+
+// add gathers the profile of n's owner.
+func (o *owners) add(v *state.View, n *tailnet.Node) {
+	id := n.UserID
+	if n.IsTagged() {
+		id = tailnet.TaggedDevices
 	}
-	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
-	return b
+	if o.has[id] {
+		return
+	}
+	known := tailnet.TaggedDevicesProfile()
+	if !n.IsTagged() {
+		u := v.Users[id]
+		if u == nil {
+			return
+		}
+		known = u.Profile()
+	}
+	if o.has == nil {
+		o.has = map[tailnet.UserID]bool{}
+	}
+	o.has[id] = true
+	o.profiles = append(o.profiles, profile{id, mustJSON(known)})
 }
 
 // KeepAlive is the message that keeps a quiet stream open. Clients recognise it by its bytes, so it never varies.

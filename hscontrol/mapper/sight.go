@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"weak"
 
 	"tailscale.com/tailcfg"
@@ -42,45 +43,92 @@ func sameCaps(a, b tailcfg.NodeCapMap) bool {
 // records keeps the JSON of peers: encoded once for a node and a sight, shared by every map that holds it, and dropped
 // when the node has left every snapshot.
 type records struct {
-	byNode sync.Map // weak.Pointer[tailnet.Node] -> *record
+	byNode  sync.Map // weak.Pointer[tailnet.Node] -> *recorded
+	numbers atomic.Uint64
 }
 
-type record struct {
+// recorded is what was encoded of a node.
+type recorded struct {
 	mu       sync.Mutex
 	variants []variant
+	changes  []change
 }
 
 type variant struct {
 	sight  sight
 	domain string
-	json   []byte
+	text   *text
 }
 
+// change is how a node became what it is, to those who see both alike.
+type change struct {
+	was   weak.Pointer[tailnet.Node]
+	sight sight
+	how   how
+	text  *text
+}
+
+// maxChanges bounds how many former states of a node are told apart: sessions that lag had one of the last few.
+const maxChanges = 16
+
 // of is the JSON of n as seen.
-func (r *records) of(v *state.View, n *tailnet.Node, s sight) []byte {
-	rec := r.record(n)
+func (r *records) of(v *state.View, n *tailnet.Node, s sight) *text {
+	rec := r.about(n)
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	for _, have := range rec.variants {
 		if have.domain == v.Domain && have.sight.equal(s) {
-			return have.json
+			return have.text
 		}
 	}
-	encoded := mustJSON(peer(v, n, s))
-	rec.variants = append(rec.variants, variant{sight: s, domain: v.Domain, json: encoded})
-	return encoded
+	t := r.encode(peer(v, n, s))
+	rec.variants = append(rec.variants, variant{sight: s, domain: v.Domain, text: t})
+	return t
 }
 
-func (r *records) record(n *tailnet.Node) *record {
+// change is how to tell that was became is, which is seen in the same way: by a patch where one can say it.
+func (r *records) change(from, to *state.View, was, is *tailnet.Node, s sight) (how, *text) {
+	rec, before := r.about(is), weak.Make(was)
+	rec.mu.Lock()
+	for _, have := range rec.changes {
+		if have.was == before && have.sight.equal(s) {
+			rec.mu.Unlock()
+			return have.how, have.text
+		}
+	}
+	rec.mu.Unlock()
+	c := change{was: before, sight: s, how: patched}
+	switch p, same := patch(from, to, was, is, s); {
+	case p == nil:
+		c.how, c.text = record, r.of(to, is, s)
+	case same:
+		c.how = unsaid
+	default:
+		c.text = r.encode(p)
+	}
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if len(rec.changes) == maxChanges {
+		rec.changes = rec.changes[1:]
+	}
+	rec.changes = append(rec.changes, c)
+	return c.how, c.text
+}
+
+func (r *records) encode(v any) *text {
+	return &text{number: r.numbers.Add(1), json: mustJSON(v)}
+}
+
+func (r *records) about(n *tailnet.Node) *recorded {
 	at := weak.Make(n)
 	if rec, ok := r.byNode.Load(at); ok {
-		return rec.(*record)
+		return rec.(*recorded)
 	}
-	rec, loaded := r.byNode.LoadOrStore(at, new(record))
+	rec, loaded := r.byNode.LoadOrStore(at, new(recorded))
 	if !loaded {
 		runtime.AddCleanup(n, func(at weak.Pointer[tailnet.Node]) { r.byNode.Delete(at) }, at)
 	}
-	return rec.(*record)
+	return rec.(*recorded)
 }
 
 // mustJSON encodes values that are made of tailcfg types only, which always encode.
@@ -122,7 +170,7 @@ func patch(from, to *state.View, was, is *tailnet.Node, s sight) (change *tailcf
 	for _, n := range []*tailcfg.Node{a, b} {
 		n.Endpoints, n.HomeDERP, n.LegacyDERPString, n.Online, n.LastSeen = nil, 0, "", nil, nil
 	}
-	if !bytes.Equal(mustJSON(a), mustJSON(b)) {
+	if !a.Equal(b) {
 		return nil, false
 	}
 	return change, same
