@@ -48,8 +48,30 @@ func (s *Server) Health(context.Context) []api.Fault {
 			faults = append(faults, api.Fault{Name: "derp-source", Text: fmt.Sprintf("%s cannot be read: %v; the last good copy has %d regions", st.Source, st.Err, st.Regions)})
 		}
 	}
-	if len(loader.Map().Regions) == 0 {
-		faults = append(faults, api.Fault{Name: "derp-map", Text: "the DERP map is empty: clients behind hard NATs cannot reach each other; turn derp.server.enabled on, or name a source in derp.urls or derp.paths", Severe: true})
+	if m := s.clientsDERPMap(); m == nil || len(m.Regions) == 0 {
+		faults = append(faults, api.Fault{Name: "derp-map", Text: "the DERP map is empty: clients behind hard NATs cannot reach each other; turn derp.server.enabled on, name a source in derp.urls or derp.paths, or enrol a relay (headscale derp enroll-keys create)", Severe: true})
+	}
+	return append(faults, s.relayFaults()...)
+}
+
+// relayFaults are the relays that enrolled and that clients are not told of, though nobody wanted that.
+func (s *Server) relayFaults() (faults []api.Fault) {
+	if !s.config().DERP.Relays.Enabled {
+		return nil
+	}
+	for _, r := range s.state.Clashes() {
+		faults = append(faults, api.Fault{Name: "relay-region", Text: fmt.Sprintf(
+			"region %d of derp.urls, derp.paths or derp.server.region_id has the number of the enrolled relays of region %s, which are left out: give it another number", r.ID, r.Code)})
+	}
+	told := map[tailnet.RelayID]bool{}
+	for _, v := range s.state.Views() {
+		for _, r := range v.Relays {
+			if r.Healthy || r.Draining || told[r.ID] {
+				continue
+			}
+			told[r.ID] = true
+			faults = append(faults, api.Fault{Name: "relay", Text: fmt.Sprintf("relay %s is out of the DERP map: %s", r.Name, r.OutBecause)})
+		}
 	}
 	return faults
 }

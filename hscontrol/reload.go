@@ -55,6 +55,7 @@ func (s *Server) reload(ctx context.Context) (done api.Reloaded, err error) {
 	s.cfg = merged
 	s.mu.Unlock()
 	s.state.SetSettings(settings)
+	s.control.SetRelayRules(relayRules(merged))
 	s.setLevel(merged)
 	return done, errors.Join(
 		s.cert.reload(merged),

@@ -107,7 +107,7 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	}
 	s.auth = auth.New(auth.Config{Store: s.store, State: s.state, ServerURL: cfg.ServerURL, NodeExpiry: cfg.Node.Expiry, Log: s.log})
 	s.control = control.New(control.Config{Key: noiseKey, Store: s.store, State: s.state, Auth: s.auth, Mapper: &mapper.Mapper{},
-		ProbeEvery: cfg.Node.HAProbeInterval, ProbeTime: cfg.Node.HAProbeTimeout, Log: s.log})
+		ProbeEvery: cfg.Node.HAProbeInterval, ProbeTime: cfg.Node.HAProbeTimeout, Relays: relayRules(cfg), Log: s.log})
 	if err := s.startPolicy(ctx); err != nil {
 		return nil, err
 	}

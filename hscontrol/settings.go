@@ -9,6 +9,7 @@ import (
 	"tailscale.com/tailcfg"
 
 	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/control"
 	"github.com/keelscale/keelscale/hscontrol/state"
 )
 
@@ -32,7 +33,26 @@ func settingsOf(cfg *config.Config) (*state.Settings, error) {
 		Logtail:             cfg.LogtailEnabled,
 		AutoUpdate:          cfg.AutoUpdateEnabled,
 		RandomizeClientPort: cfg.RandomizeClientPort,
+		NoRelays:            !cfg.DERP.Relays.Enabled,
 	}, nil
+}
+
+// relayRules is the part of the configuration that relays are told, those that enrol and the one inside this server.
+func relayRules(cfg *config.Config) *control.RelayRules {
+	bound := func(b config.Bound) control.RelayBound {
+		return control.RelayBound{Rate: uint64(b.Rate), Burst: uint64(b.Burst)}
+	}
+	limits, relays := cfg.DERP.Limits, cfg.DERP.Relays
+	r := &control.RelayRules{
+		Off:     !relays.Enabled,
+		PerNode: bound(limits.PerNode), PerTag: map[string]control.RelayBound{}, Total: bound(limits.Total),
+		MonthlyQuota: uint64(limits.MonthlyQuota), ConnectionsPerSecond: float64(limits.ConnectionsPerSecond),
+		Outage: relays.Outage, ProbeEvery: relays.ProbeInterval, ProbeTime: relays.ProbeTimeout,
+	}
+	for tag, b := range limits.PerTag {
+		r.PerTag[tag] = bound(b)
+	}
+	return r
 }
 
 // maxRecords bounds the file of extra DNS records, in bytes.
