@@ -251,8 +251,8 @@ func (a *Agent) complain(err error) {
 		a.log.Debug("no session with the control server", "err", err)
 		return
 	}
-	_, until := a.roster.served(time.Now())
-	if until.IsZero() {
+	ok, until := a.roster.served(time.Now())
+	if !ok {
 		a.log.Warn("no session with the control server, trying again", "control", a.url.String(), "err", err)
 		return
 	}
