@@ -31,6 +31,9 @@ type engine struct {
 	limits   atomic.Pointer[limits]
 	month    month
 	sending  sending
+	over     chan struct{} // closed when the engine is
+	endOver  func()        // closes it
+	tasks    sync.WaitGroup
 	count    counters
 
 	// peers are all that can be reached. It is read without a lock and written under mu.
@@ -66,7 +69,9 @@ func newEngine(cfg Config) (*engine, error) {
 		watchers: map[*client]struct{}{},
 		hearers:  map[nodeKey]map[*client]struct{}{},
 		lines:    map[*client]struct{}{},
+		over:     make(chan struct{}),
 	}
+	e.endOver = sync.OnceFunc(func() { close(e.over) })
 	switch {
 	case cfg.WriteTimeout > 0:
 		e.patience = cfg.WriteTimeout
@@ -85,6 +90,7 @@ func newEngine(cfg Config) (*engine, error) {
 		return nil, fmt.Errorf("making the certificate with the relay's key: %w", err)
 	}
 	e.limits.Store(newLimits(cfg.Limits))
+	e.month.atLeast(e.start, 0, cfg.Limits.UsedThisMonth)
 	return e, nil
 }
 
@@ -183,6 +189,8 @@ func (e *engine) close() {
 		c.cut()
 	}
 	e.stopSending()
+	e.endOver()
+	e.tasks.Wait()
 }
 
 // all returns the connections; shut says that no other is to come.

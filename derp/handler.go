@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/coder/websocket"
 	"tailscale.com/derp"
@@ -81,6 +82,9 @@ func (r *Relay) serveDERP(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Upgrade", "DERP")
 		http.Error(w, "DERP requires connection upgrade", http.StatusUpgradeRequired)
 		return
+	case !r.gate.atDoor.Load() && !r.waitAtGate(req):
+		http.Error(w, "too many connections", http.StatusTooManyRequests)
+		return
 	case !r.enter():
 		http.Error(w, "the relay is shutting down", http.StatusServiceUnavailable)
 		return
@@ -113,9 +117,21 @@ func (r *Relay) serveDERP(w http.ResponseWriter, req *http.Request) {
 		r.log.DebugContext(ctx, "handshake failed", "source", req.RemoteAddr, "err", err)
 		return
 	}
+	r.gate.admitted(c.source.Addr())
 	// A goroutine of its own has a small stack, and lets go of all that the request had.
 	handedOver = true
 	go r.serveClient(c)
+}
+
+// gatePatience is how long an upgrade waits for its turn in a server that is not the relay's.
+const gatePatience = 5 * time.Second
+
+// waitAtGate holds up a request of an embedding server as the limits say.
+func (r *Relay) waitAtGate(req *http.Request) bool {
+	ctx, cancel := context.WithTimeout(req.Context(), gatePatience)
+	defer cancel()
+	from, _ := netip.ParseAddrPort(req.RemoteAddr) // counted by nobody if there is none
+	return r.gate.pass(ctx, from.Addr())
 }
 
 // serveClient serves a client that has introduced itself until it leaves.

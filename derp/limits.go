@@ -28,7 +28,7 @@ type Limits struct {
 	MonthlyQuota uint64
 	// UsedThisMonth is what the relay sent in this month as far as the caller knows, who keeps
 	// it over restarts (Load.SentThisMonth). The relay goes on from there, or from its own
-	// count if that is higher.
+	// count if that is higher. What it was told before it does not take for news.
 	UsedThisMonth uint64
 	// ConnectionsPerSecond bounds new connections; what comes faster waits. Zero is no bound.
 	ConnectionsPerSecond float64
@@ -113,11 +113,12 @@ func LoadRate(path string) (Bound, error) {
 type limits struct {
 	Limits
 	total    *rate.Limiter // nil when there is no bound
+	conns    *rate.Limiter // the same
 	replaced chan struct{} // closed when others are in force
 }
 
 func newLimits(v Limits) *limits {
-	return &limits{Limits: v, total: v.Total.limiter(), replaced: make(chan struct{})}
+	return &limits{Limits: v, total: v.Total.limiter(), conns: v.connLimiter(), replaced: make(chan struct{})}
 }
 
 // of is the bound on one node.
@@ -134,11 +135,16 @@ func (r *Relay) SetLimits(v Limits) { r.engine.setLimits(v) }
 
 // setLimits is SetLimits.
 func (e *engine) setLimits(v Limits) {
-	e.month.atLeast(time.Now(), e.census().sent(), v.UsedThisMonth)
+	if v.UsedThisMonth != e.limits.Load().UsedThisMonth { // else it may be of an earlier month
+		e.month.atLeast(time.Now(), e.census().carried(), v.UsedThisMonth)
+	}
 	e.mu.Lock()
 	old, now := e.limits.Load(), newLimits(v)
 	if v.Total == old.Total {
 		now.total = old.total // with what is left in it
+	}
+	if v.ConnectionsPerSecond == old.ConnectionsPerSecond && v.ConnectionBurst == old.ConnectionBurst {
+		now.conns = old.conns
 	}
 	e.limits.Store(now)
 	var list []*client
@@ -149,6 +155,7 @@ func (e *engine) setLimits(v Limits) {
 	}
 	e.mu.Unlock()
 	close(old.replaced)
+	e.checkQuota(time.Now())
 	for _, c := range list {
 		c.tell(derp.FrameServerInfo, e.welcome(c))
 	}
@@ -179,10 +186,10 @@ func (e *engine) bind(c *client) (news bool) {
 // minBurst is the least that a client may send at once: one packet of the largest size.
 const minBurst = derp.MaxPacketSize + derp.KeyLen
 
-// sourceBurst is the least burst that a client is told to keep to. What it holds back it
+// toldBurst is the least burst that a client is told to keep to. What it holds back it
 // throws away, so it is told of a wider bound than the one that the relay holds by reading
 // more slowly.
-const sourceBurst = 512 << 10
+const toldBurst = 512 << 10
 
 // limiter is the bucket itself; nil when there is no bound.
 func (b Bound) limiter() *rate.Limiter {
@@ -197,7 +204,7 @@ func (b Bound) bucket() derp.ServerInfo {
 	info := derp.ServerInfo{Version: derp.ProtocolVersion}
 	if b.Rate > 0 {
 		info.TokenBucketBytesPerSecond = int(min(b.Rate, math.MaxInt32))
-		info.TokenBucketBytesBurst = int(min(max(b.Burst, 2*b.Rate, sourceBurst), math.MaxInt32))
+		info.TokenBucketBytesBurst = int(min(max(b.Burst, 2*b.Rate, toldBurst), math.MaxInt32))
 	}
 	return info
 }

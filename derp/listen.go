@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/time/rate"
 	"tailscale.com/net/ktimeout"
 )
 
@@ -28,27 +27,7 @@ func listenTCP(ctx context.Context, l Listen) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.AcceptPerSecond <= 0 {
-		return ln, nil
-	}
-	limit := rate.NewLimiter(rate.Limit(l.AcceptPerSecond), max(1, l.AcceptBurst))
-	return &slowListener{Listener: ln, ctx: ctx, limit: limit}, nil
-}
-
-// slowListener accepts no faster than its limit. It waits rather than fail: an error would
-// end the HTTP server, and a closed connection would only bring the client back sooner.
-type slowListener struct {
-	net.Listener
-	ctx   context.Context
-	limit *rate.Limiter
-}
-
-// Accept implements net.Listener.
-func (l *slowListener) Accept() (net.Conn, error) {
-	if l.limit.Wait(l.ctx) != nil {
-		return nil, net.ErrClosed
-	}
-	return l.Listener.Accept()
+	return ln, nil
 }
 
 // TLSConfig returns a copy of base that also hands clients the relay's key within the TLS

@@ -1,7 +1,6 @@
 package derp
 
 import (
-	"sync"
 	"time"
 
 	"tailscale.com/types/key"
@@ -26,11 +25,11 @@ func (r *Relay) Load() Load {
 		Started:         e.start,
 		Clients:         n.clients - n.meshed,
 		ReceivedBytes:   n.gotBytes + n.gotForwardBytes,
-		SentBytes:       n.sent(),
+		SentBytes:       n.sentBytes + n.lines.sentBytes,
 		ReceivedPackets: n.gotPackets + n.gotForwards,
 		SentPackets:     n.sentPackets + n.lines.sentPackets,
 		Refused:         uint64(e.count.refused.Load()),
-		SentThisMonth:   e.month.count(time.Now(), n.sent()),
+		SentThisMonth:   e.month.count(time.Now(), n.carried()),
 	}
 	for why := range dropReasons {
 		for kind := range kinds {
@@ -42,9 +41,6 @@ func (r *Relay) Load() Load {
 	}
 	return l
 }
-
-// sent is what left the relay, in bytes.
-func (n census) sent() uint64 { return n.sentBytes + n.lines.sentBytes }
 
 // Clients are the nodes that are connected now.
 func (r *Relay) Clients() []key.NodePublic {
@@ -59,41 +55,4 @@ func (r *Relay) Clients() []key.NodePublic {
 		}
 	}
 	return list
-}
-
-// month counts what was sent in the calendar month.
-type month struct {
-	mu    sync.Mutex
-	which int    // year*12 + month
-	base  uint64 // what the relay had sent when the month began
-	extra uint64 // what it sent before it was started
-}
-
-// monthOf numbers the months.
-func monthOf(t time.Time) int {
-	year, m, _ := t.UTC().Date()
-	return year*12 + int(m) - 1
-}
-
-// count is what was sent this month, when the relay has sent total since it began.
-func (m *month) count(now time.Time, total uint64) uint64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.countLocked(now, total)
-}
-
-func (m *month) countLocked(now time.Time, total uint64) uint64 {
-	if which := monthOf(now); which != m.which {
-		m.which, m.base, m.extra = which, total, 0
-	}
-	return total - m.base + m.extra
-}
-
-// atLeast raises the count to what somebody else knows of.
-func (m *month) atLeast(now time.Time, total, used uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n := m.countLocked(now, total); n < used {
-		m.extra += used - n
-	}
 }

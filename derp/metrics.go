@@ -36,7 +36,7 @@ type counters struct {
 	homes, movesIn, movesOut            atomic.Int64
 	goneDisconnected, goneNotHere       atomic.Int64
 	pings, unknownFrames, writeTimeouts atomic.Int64
-	rateWaits, refused                  atomic.Int64
+	rateWaits, refused, strangers       atomic.Int64
 	dropped, droppedBytes               [dropReasons][len(kinds)]atomic.Int64
 }
 

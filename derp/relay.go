@@ -66,6 +66,7 @@ type Relay struct {
 		open   sync.WaitGroup
 	}
 	mesh *mesh
+	gate *gate
 }
 
 // New makes a relay that is ready to serve. It opens no listener: that is Run's, or the
@@ -92,12 +93,15 @@ func New(cfg Config) (*Relay, error) {
 		log:       cfg.Log,
 		engine:    e,
 		bootstrap: newBootstrap(cfg.Pages),
+		gate:      newGate(e),
 		refusals:  rate.NewLimiter(rate.Every(time.Second), 20),
 	}
 	if r.mesh, err = startMesh(cfg, e); err != nil {
 		e.close()
 		return nil, fmt.Errorf("joining the mesh: %w", err)
 	}
+	e.checkQuota(e.start)
+	e.tasks.Go(e.watchQuota)
 	return r, nil
 }
 

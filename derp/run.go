@@ -37,11 +37,6 @@ type Listen struct {
 	// DebugAddr is the TCP address for /debug/vars and /debug/pprof/. "" opens none.
 	DebugAddr string
 
-	// AcceptPerSecond and AcceptBurst bound the rate of new connections. What comes faster
-	// waits in the kernel. Zero sets no bound.
-	AcceptPerSecond float64
-	AcceptBurst     int
-
 	// KeepAlive is the time between TCP keep-alives; UserTimeout is how long data may stay
 	// unacknowledged. Zero leaves them to the system.
 	KeepAlive, UserTimeout time.Duration
@@ -136,7 +131,8 @@ func (r *Relay) openRelay(ctx context.Context, _ Ports) (*service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the relay's port: %w", err)
 	}
-	ln = wireListener{ln, l.Cert != nil}
+	r.gate.atDoor.Store(true)
+	ln = wireListener{gateListener{ln, r.gate, ctx}, l.Cert != nil}
 	srv := r.httpServer(r.Handler())
 	if l.Cert == nil {
 		return httpService(ln, srv, srv.Serve), nil

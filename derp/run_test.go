@@ -220,7 +220,10 @@ func TestRunRefusesAddresses(t *testing.T) {
 
 // cmd/derper exits when clients come faster than the limit. Here they wait.
 func TestAcceptLimitSlowsDown(t *testing.T) {
-	b, end := start(t, derp.Config{Listen: derp.Listen{HTTPPort: -1, STUNPort: -1, AcceptPerSecond: 50, AcceptBurst: 2}})
+	b, end := start(t, derp.Config{
+		Limits: derp.Limits{ConnectionsPerSecond: 50, ConnectionBurst: 2},
+		Listen: derp.Listen{HTTPPort: -1, STUNPort: -1},
+	})
 	began := time.Now()
 	const clients = 12
 	for range clients {

@@ -63,6 +63,9 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 		}
 		cfg.Limits.Node = derp.Each(bound)
 	}
+	if !math.IsInf(s.acceptLimit, +1) {
+		cfg.Limits.ConnectionsPerSecond, cfg.Limits.ConnectionBurst = s.acceptLimit, s.acceptBurst
+	}
 	agent, err := s.enrolment(&cfg, log)
 	if err != nil {
 		return nil, err
@@ -103,9 +106,6 @@ func (s *settings) listen() derp.Listen {
 	}
 	if !s.stun {
 		l.STUNPort = -1
-	}
-	if !math.IsInf(s.acceptLimit, +1) {
-		l.AcceptPerSecond, l.AcceptBurst = s.acceptLimit, s.acceptBurst
 	}
 	return l
 }
