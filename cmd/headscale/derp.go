@@ -14,9 +14,26 @@ import (
 )
 
 func (c *cli) derpCommand() *cobra.Command {
+	cmd := c.derpMap()
+	cmd.Use, cmd.Short = "derp", "relays: the map of them, and those that enrolled"
+	cmd.Long = `Alone it shows the relays as clients get them. The commands below are about relays of your own that enrolled:
+make a key with headscale derp enroll-keys create, and start derper with it.`
+	run := cmd.RunE
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return run(cmd, args)
+	}
+	cmd.AddCommand(c.derpMap(), c.derpList(), c.derpDrain(), c.derpRename(), c.derpRemove(), c.enrollKeysCommand())
+	return cmd
+}
+
+func (c *cli) derpMap() *cobra.Command {
 	return &cobra.Command{
-		Use:   "derp",
-		Short: "show the relays as clients get them",
+		Use:   "map",
+		Short: "show all relays as clients get them",
 		Args:  exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.ask(cmd.Context(), func(ctx context.Context, server client) error {

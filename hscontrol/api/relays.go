@@ -118,6 +118,9 @@ func (s *Server) relay(ctx context.Context, ref string) (*tailnet.Relay, error) 
 	if err != nil {
 		return nil, err
 	}
+	if len(found) == 0 && ref == embeddedName {
+		return nil, invalid("the relay inside the server is not enrolled: derp.server in the configuration is about it")
+	}
 	if len(found) == 0 || !mayReach(ctx, found[0].TailnetID) {
 		return nil, fmt.Errorf("%w: relay %q: see headscale derp list", tailnet.ErrNotFound, ref)
 	}
@@ -270,9 +273,12 @@ func (l *relayLook) measure(m *headscalev1.Relay) {
 	m.LatencyMs, m.LatencyNodes = median*1000, uint32(nodes)
 }
 
+// embeddedName is how the relay inside this server is listed.
+const embeddedName = "embedded"
+
 func (l *relayLook) embedded(e *EmbeddedRelay) *headscalev1.Relay {
 	m := &headscalev1.Relay{
-		Name:       "embedded",
+		Name:       embeddedName,
 		RegionId:   uint32(e.RegionID),
 		RegionCode: e.RegionCode,
 		RegionName: e.RegionName,
