@@ -18,6 +18,7 @@ import (
 
 // The whole life of an enrolment, as an operator sees it.
 func TestEnrol(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	node, stranger := key.NewNode(), key.NewNode()
 	h := newHost(s, enrol.Config{Key: s.keyText(), Region: "home", Version: "v1.2.3"})
@@ -71,6 +72,7 @@ func TestEnrol(t *testing.T) {
 
 // A list in parts counts when it is complete, and then as a whole.
 func TestListInParts(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	var nodes []key.NodePrivate
 	for range 4 {
@@ -102,6 +104,7 @@ func TestListInParts(t *testing.T) {
 
 // Who is taken off the list is gone within two seconds; by far, here.
 func TestEviction(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	a, b := key.NewNode(), key.NewNode()
 	h := newHost(s, enrol.Config{Key: s.keyText()})
@@ -117,6 +120,7 @@ func TestEviction(t *testing.T) {
 
 // A node that joined a moment ago may be here before the list that names it.
 func TestWaitsForTheNextList(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	late := key.NewNode()
 	h := newHost(s, enrol.Config{Key: s.keyText()})
@@ -141,6 +145,7 @@ func TestWaitsForTheNextList(t *testing.T) {
 
 // Known nodes go on without the control server, for a time, over a restart of the relay too.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	node, stranger := key.NewNode(), key.NewNode()
 	h := newHost(s, enrol.Config{Key: s.keyText(), Outage: 4 * time.Second})
@@ -172,6 +177,7 @@ func TestOutage(t *testing.T) {
 
 // The server may want the outage shorter than the relay, not longer.
 func TestOutageOfTheServer(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	node := key.NewNode()
 	h := newHost(s, enrol.Config{Key: s.keyText()})
@@ -185,6 +191,7 @@ func TestOutageOfTheServer(t *testing.T) {
 }
 
 func TestRemoved(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	node := key.NewNode()
 	h := newHost(s, enrol.Config{Key: s.keyText()})
@@ -206,6 +213,7 @@ func TestRemoved(t *testing.T) {
 
 // A relay that was removed while it was away, and has a new key, enrols anew.
 func TestRemovedWithANewKey(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	h := newHost(s, enrol.Config{Key: s.keyText()})
 	s.next().order(welcome(1))
@@ -229,6 +237,7 @@ func TestRemovedWithANewKey(t *testing.T) {
 }
 
 func TestRefusal(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	h := newHost(s, enrol.Config{Key: s.keyText()})
 	s.next().order(&relayv1.Order{Refusal: &relayv1.Refusal{Reason: "the key expired yesterday"}})
@@ -248,6 +257,7 @@ func TestRefusal(t *testing.T) {
 
 // What is wrong is said in a sentence with a hint, and ends a relay that is not enrolled yet where waiting does not help.
 func TestSentences(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	page := func(f http.HandlerFunc) string {
 		srv := httptest.NewServer(f)
@@ -295,6 +305,7 @@ func TestSentences(t *testing.T) {
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	h := newHost(s, enrol.Config{Key: s.keyText()})
 	s.next().order(welcome(1))

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"google.golang.org/protobuf/proto"
+	"tailscale.com/types/key"
 
 	relayv1 "github.com/keelscale/keelscale/proto/relay/v1"
 )
@@ -37,4 +38,17 @@ func ReadState(raw []byte) ([]byte, error) {
 		return nil, err
 	}
 	return formatState(&s)
+}
+
+// SampleState is a state file with everything in it.
+func SampleState() []byte {
+	raw, err := formatState(&state{
+		MachineKey: key.NewMachine(), ServerKey: key.NewMachine().Public(), Control: "http://203.0.113.5:8080",
+		Enrolment: &Enrolment{ID: 1, Name: "home-1", RegionID: 901, RegionCode: "home"}, Settings: []byte{1}, Month: "2026-11", Sent: 5,
+		List: &nodeList{Number: 3, Classes: []nodeClass{{1, make([]byte, keyLen)}}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	return raw
 }

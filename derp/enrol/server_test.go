@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/proto"
 	"tailscale.com/control/controlhttp/controlhttpserver"
+	ts "tailscale.com/derp"
 	"tailscale.com/derp/derphttp"
 	"tailscale.com/net/netmon"
 	"tailscale.com/tailcfg"
@@ -259,7 +260,22 @@ func newHost(s *server, cfg enrol.Config) *host {
 	return h
 }
 
+// newHostWith is a relay of which the server hears these things.
+func newHostWith(s *server, cfg enrol.Config, what enrol.Host) *host {
+	s.t.Helper()
+	h, err := openHostWith(s, cfg, what)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return h
+}
+
 func openHost(s *server, cfg enrol.Config) (*host, error) {
+	s.t.Helper()
+	return openHostWith(s, cfg, enrol.Host{})
+}
+
+func openHostWith(s *server, cfg enrol.Config, what enrol.Host) (*host, error) {
 	t := s.t
 	t.Helper()
 	relayKey := key.NewNode()
@@ -286,7 +302,8 @@ func openHost(s *server, cfg enrol.Config) (*host, error) {
 	var result error
 	go func() {
 		defer close(h.ended)
-		result = h.agent.Run(ctx, enrol.Host{Relay: h.relay})
+		what.Relay = h.relay
+		result = h.agent.Run(ctx, what)
 	}()
 	h.end = func() error {
 		cancel()
@@ -348,6 +365,8 @@ func (h *host) connect(k key.NodePrivate) (*client, error) {
 	})
 	return me, nil
 }
+
+type serverInfo = ts.ServerInfoMessage
 
 type client struct {
 	*derphttp.Client
