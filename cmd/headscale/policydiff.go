@@ -99,6 +99,7 @@ func (c *cli) showChanges(d *headscalev1.DiffPolicyResponse) error {
 		{"Logins by SSH", loginTable(d.GetLogins())},
 		{"Routes", routeChangeTable(d.GetRoutes())},
 		{"Capabilities", capTable(d.GetCaps())},
+		{"Relays", regionTable(d.GetRegions())},
 		{"Routes approved by themselves", approvalTable(d.GetApprovals())},
 	} {
 		if len(part.table.rows) == 0 {
@@ -166,6 +167,14 @@ func capTable(list []*headscalev1.CapChange) *table {
 	t := newTable("Change", "Nodes", "Capability")
 	for _, n := range list {
 		t.add(direction(n.GetLost()), several(n.GetNodes()), n.GetCap())
+	}
+	return t
+}
+
+func regionTable(list []*headscalev1.RegionChange) *table {
+	t := newTable("Change", "Nodes", "Region")
+	for _, r := range list {
+		t.add(direction(r.GetLost()), several(r.GetNodes()), r.GetRegion())
 	}
 	return t
 }

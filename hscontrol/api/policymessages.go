@@ -45,6 +45,9 @@ func ChangesMessage(before *policy.Policy, after *policy.Compiled, s *tailnet.Sn
 	for _, c := range changes.Caps {
 		resp.Caps = append(resp.Caps, &headscalev1.CapChange{Lost: c.Lost, Nodes: c.Nodes, Cap: c.Cap})
 	}
+	for _, c := range changes.Regions {
+		resp.Regions = append(resp.Regions, &headscalev1.RegionChange{Lost: c.Lost, Nodes: c.Nodes, Region: c.Region})
+	}
 	if err := after.Test(s); err != nil {
 		resp.Refusal = err.Error()
 	}

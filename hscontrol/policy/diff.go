@@ -13,6 +13,7 @@ type Changes struct {
 	Logins    []LoginChange
 	Routes    []RouteChange
 	Caps      []CapChange
+	Regions   []RegionChange
 	Approvals []RouteChange // From is empty: announced routes that autoApprovers approve, or no longer do
 }
 
@@ -47,9 +48,16 @@ type CapChange struct {
 	Cap   string
 }
 
+// RegionChange is a region of the DERP map that nodes are told of, or no longer are, while there is a relay in it.
+type RegionChange struct {
+	Lost   bool
+	Nodes  []string
+	Region string // as rules name it, 901 or "home"; "any other region" stands for all that no rule names
+}
+
 // IsEmpty reports whether nothing changes.
 func (c *Changes) IsEmpty() bool {
-	return len(c.Packets)+len(c.Logins)+len(c.Routes)+len(c.Caps)+len(c.Approvals) == 0
+	return len(c.Packets)+len(c.Logins)+len(c.Routes)+len(c.Caps)+len(c.Regions)+len(c.Approvals) == 0
 }
 
 // HasLoss reports whether somebody can do less than before.
@@ -59,6 +67,7 @@ func (c *Changes) HasLoss() bool {
 		slices.ContainsFunc(c.Logins, func(l LoginChange) bool { return rank[l.Is] < rank[l.Was] }) ||
 		slices.ContainsFunc(c.Routes, func(r RouteChange) bool { return r.Lost }) ||
 		slices.ContainsFunc(c.Caps, func(n CapChange) bool { return n.Lost }) ||
+		slices.ContainsFunc(c.Regions, func(r RegionChange) bool { return r.Lost }) ||
 		slices.ContainsFunc(c.Approvals, func(r RouteChange) bool { return r.Lost })
 }
 
@@ -82,6 +91,6 @@ func Diff(before, after *Policy, s *tailnet.Snapshot) (*Changes, error) {
 	for i := range s.Nodes {
 		d.comparePackets(i)
 	}
-	out := &Changes{Packets: d.packetChanges(), Logins: d.logins(), Routes: d.routes(), Caps: d.caps(), Approvals: d.approvals()}
+	out := &Changes{Packets: d.packetChanges(), Logins: d.logins(), Routes: d.routes(), Caps: d.caps(), Regions: d.regions(), Approvals: d.approvals()}
 	return out, nil
 }

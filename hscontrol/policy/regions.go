@@ -305,3 +305,36 @@ func (c *Compiled) LeavesWithout(m *tailcfg.DERPMap, s *tailnet.Snapshot) *Refus
 	}
 	return refuse(line, "allow them a region that has a relay: see headscale derp", "no relay is left for %s", which).at("derpMap.rules")
 }
+
+const otherRegion = "any other region"
+
+// regions compares which of the regions that some rule names the nodes are told of, and whether of the others.
+func (d *differ) regions() (list []RegionChange) {
+	named := map[string]region{}
+	for _, c := range []*Compiled{d.was, d.is} {
+		for _, rule := range c.policy.regions {
+			for _, r := range slices.Concat(rule.allow, rule.deny) {
+				named[r.String()] = r
+			}
+		}
+	}
+	if len(named) == 0 {
+		return nil
+	}
+	names := append(sortedIDs(named), otherRegion)
+	for _, lost := range []bool{true, false} {
+		for _, name := range names {
+			r, c := named[name], RegionChange{Lost: lost, Region: name}
+			for i, id := range d.was.x.ids {
+				was, is := d.was.Selection(id).Keeps(r.id, r.code), d.is.Selection(id).Keeps(r.id, r.code)
+				if was == lost && is != lost {
+					c.Nodes = append(c.Nodes, d.names[i])
+				}
+			}
+			if len(c.Nodes) > 0 {
+				list = append(list, c)
+			}
+		}
+	}
+	return list
+}

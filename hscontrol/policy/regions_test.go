@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"tailscale.com/tailcfg"
 
 	"github.com/keelscale/keelscale/hscontrol/policy"
@@ -147,6 +148,26 @@ func TestStrayRegions(t *testing.T) {
 	}
 	if got := p.StrayRegions(relays); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestRegionDiff(t *testing.T) {
+	before := parsed(t, regionPolicy(`[{"target": ["tag:cam"], "deny": [1]}]`))
+	after := parsed(t, regionPolicy(`[{"target": ["tag:yard"], "allow": ["home"]}]`))
+	got, err := policy.Diff(before, after, cameras())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []policy.RegionChange{
+		{Lost: true, Nodes: []string{"cam2"}, Region: "any other region"},
+		{Nodes: []string{"cam1"}, Region: "1"},
+	}
+	if diff := cmp.Diff(want, got.Regions); diff != "" || got.IsEmpty() || !got.HasLoss() {
+		t.Errorf("regions (-want +got):\n%s", diff)
+	}
+	gain, err := policy.Diff(before, nil, cameras())
+	if err != nil || gain.HasLoss() || len(gain.Regions) != 1 {
+		t.Errorf("from rules to no policy: got %+v, %v", gain.Regions, err)
 	}
 }
 

@@ -744,7 +744,8 @@ type DiffPolicyResponse struct {
 	Caps          []*CapChange           `protobuf:"bytes,6,rep,name=caps,proto3" json:"caps,omitempty"`
 	Approvals     []*RouteChange         `protobuf:"bytes,7,rep,name=approvals,proto3" json:"approvals,omitempty"` // announced routes that autoApprovers approve, or no longer do; of nobody
 	Warnings      []string               `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	Refusal       string                 `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"` // why the policy could not be set as it is; empty: it could
+	Refusal       string                 `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"`  // why the policy could not be set as it is; empty: it could
+	Regions       []*RegionChange        `protobuf:"bytes,10,rep,name=regions,proto3" json:"regions,omitempty"` // regions of the DERP map that nodes are told of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -840,6 +841,13 @@ func (x *DiffPolicyResponse) GetRefusal() string {
 		return x.Refusal
 	}
 	return ""
+}
+
+func (x *DiffPolicyResponse) GetRegions() []*RegionChange {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
 }
 
 type PacketChange struct {
@@ -1122,6 +1130,66 @@ func (x *CapChange) GetCap() string {
 	return ""
 }
 
+type RegionChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lost          bool                   `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	Nodes         []string               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Region        string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"` // 901 or "home", as a rule names it; "any other region" for those that none names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionChange) Reset() {
+	*x = RegionChange{}
+	mi := &file_headscale_v1_policy_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionChange) ProtoMessage() {}
+
+func (x *RegionChange) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_policy_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionChange.ProtoReflect.Descriptor instead.
+func (*RegionChange) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RegionChange) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *RegionChange) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *RegionChange) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
 type ListPolicyVersionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tailnet       string                 `protobuf:"bytes,1,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
@@ -1132,7 +1200,7 @@ type ListPolicyVersionsRequest struct {
 
 func (x *ListPolicyVersionsRequest) Reset() {
 	*x = ListPolicyVersionsRequest{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[16]
+	mi := &file_headscale_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1212,7 @@ func (x *ListPolicyVersionsRequest) String() string {
 func (*ListPolicyVersionsRequest) ProtoMessage() {}
 
 func (x *ListPolicyVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[16]
+	mi := &file_headscale_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1225,7 @@ func (x *ListPolicyVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPolicyVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListPolicyVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{16}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListPolicyVersionsRequest) GetTailnet() string {
@@ -1183,7 +1251,7 @@ type ListPolicyVersionsResponse struct {
 
 func (x *ListPolicyVersionsResponse) Reset() {
 	*x = ListPolicyVersionsResponse{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[17]
+	mi := &file_headscale_v1_policy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1263,7 @@ func (x *ListPolicyVersionsResponse) String() string {
 func (*ListPolicyVersionsResponse) ProtoMessage() {}
 
 func (x *ListPolicyVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[17]
+	mi := &file_headscale_v1_policy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1276,7 @@ func (x *ListPolicyVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPolicyVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListPolicyVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{17}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListPolicyVersionsResponse) GetVersions() []*PolicyVersion {
@@ -1233,7 +1301,7 @@ type PolicyVersion struct {
 
 func (x *PolicyVersion) Reset() {
 	*x = PolicyVersion{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[18]
+	mi := &file_headscale_v1_policy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1313,7 @@ func (x *PolicyVersion) String() string {
 func (*PolicyVersion) ProtoMessage() {}
 
 func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[18]
+	mi := &file_headscale_v1_policy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1326,7 @@ func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
 func (*PolicyVersion) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{18}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PolicyVersion) GetVersion() uint64 {
@@ -1323,7 +1391,7 @@ type RollbackPolicyRequest struct {
 
 func (x *RollbackPolicyRequest) Reset() {
 	*x = RollbackPolicyRequest{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[19]
+	mi := &file_headscale_v1_policy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1403,7 @@ func (x *RollbackPolicyRequest) String() string {
 func (*RollbackPolicyRequest) ProtoMessage() {}
 
 func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[19]
+	mi := &file_headscale_v1_policy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1416,7 @@ func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{19}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RollbackPolicyRequest) GetVersion() uint64 {
@@ -1391,7 +1459,7 @@ type RollbackPolicyResponse struct {
 
 func (x *RollbackPolicyResponse) Reset() {
 	*x = RollbackPolicyResponse{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[20]
+	mi := &file_headscale_v1_policy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1471,7 @@ func (x *RollbackPolicyResponse) String() string {
 func (*RollbackPolicyResponse) ProtoMessage() {}
 
 func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[20]
+	mi := &file_headscale_v1_policy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1484,7 @@ func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{20}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RollbackPolicyResponse) GetVersion() uint64 {
@@ -1461,7 +1529,7 @@ type ExplainPolicyRequest struct {
 
 func (x *ExplainPolicyRequest) Reset() {
 	*x = ExplainPolicyRequest{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[21]
+	mi := &file_headscale_v1_policy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1541,7 @@ func (x *ExplainPolicyRequest) String() string {
 func (*ExplainPolicyRequest) ProtoMessage() {}
 
 func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[21]
+	mi := &file_headscale_v1_policy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1554,7 @@ func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{21}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainPolicyRequest) GetFrom() string {
@@ -1544,7 +1612,7 @@ type ExplainPolicyResponse struct {
 
 func (x *ExplainPolicyResponse) Reset() {
 	*x = ExplainPolicyResponse{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[22]
+	mi := &file_headscale_v1_policy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1624,7 @@ func (x *ExplainPolicyResponse) String() string {
 func (*ExplainPolicyResponse) ProtoMessage() {}
 
 func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[22]
+	mi := &file_headscale_v1_policy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1637,7 @@ func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{22}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainPolicyResponse) GetAllowed() bool {
@@ -1619,7 +1687,7 @@ type PolicyRule struct {
 
 func (x *PolicyRule) Reset() {
 	*x = PolicyRule{}
-	mi := &file_headscale_v1_policy_proto_msgTypes[23]
+	mi := &file_headscale_v1_policy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1699,7 @@ func (x *PolicyRule) String() string {
 func (*PolicyRule) ProtoMessage() {}
 
 func (x *PolicyRule) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_policy_proto_msgTypes[23]
+	mi := &file_headscale_v1_policy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1712,7 @@ func (x *PolicyRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
 func (*PolicyRule) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{23}
+	return file_headscale_v1_policy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PolicyRule) GetSection() string {
@@ -1734,7 +1802,7 @@ const file_headscale_v1_policy_proto_rawDesc = "" +
 	"\x11DiffPolicyRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x18\n" +
-	"\atailnet\x18\x03 \x01(\tR\atailnet\"\xfa\x02\n" +
+	"\atailnet\x18\x03 \x01(\tR\atailnet\"\xb0\x03\n" +
 	"\x12DiffPolicyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x12\n" +
 	"\x04loss\x18\x02 \x01(\bR\x04loss\x124\n" +
@@ -1744,7 +1812,9 @@ const file_headscale_v1_policy_proto_rawDesc = "" +
 	"\x04caps\x18\x06 \x03(\v2\x17.headscale.v1.CapChangeR\x04caps\x127\n" +
 	"\tapprovals\x18\a \x03(\v2\x19.headscale.v1.RouteChangeR\tapprovals\x12\x1a\n" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\x18\n" +
-	"\arefusal\x18\t \x01(\tR\arefusal\"z\n" +
+	"\arefusal\x18\t \x01(\tR\arefusal\x124\n" +
+	"\aregions\x18\n" +
+	" \x03(\v2\x1a.headscale.v1.RegionChangeR\aregions\"z\n" +
 	"\fPacketChange\x12\x12\n" +
 	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x12\n" +
 	"\x04from\x18\x02 \x03(\tR\x04from\x12\x0e\n" +
@@ -1765,7 +1835,11 @@ const file_headscale_v1_policy_proto_rawDesc = "" +
 	"\tCapChange\x12\x12\n" +
 	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x10\n" +
-	"\x03cap\x18\x03 \x01(\tR\x03cap\"K\n" +
+	"\x03cap\x18\x03 \x01(\tR\x03cap\"P\n" +
+	"\fRegionChange\x12\x12\n" +
+	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\"K\n" +
 	"\x19ListPolicyVersionsRequest\x12\x18\n" +
 	"\atailnet\x18\x01 \x01(\tR\atailnet\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"U\n" +
@@ -1825,7 +1899,7 @@ func file_headscale_v1_policy_proto_rawDescGZIP() []byte {
 	return file_headscale_v1_policy_proto_rawDescData
 }
 
-var file_headscale_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_headscale_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_headscale_v1_policy_proto_goTypes = []any{
 	(*SetPolicyRequest)(nil),           // 0: headscale.v1.SetPolicyRequest
 	(*SetPolicyResponse)(nil),          // 1: headscale.v1.SetPolicyResponse
@@ -1843,36 +1917,38 @@ var file_headscale_v1_policy_proto_goTypes = []any{
 	(*LoginChange)(nil),                // 13: headscale.v1.LoginChange
 	(*RouteChange)(nil),                // 14: headscale.v1.RouteChange
 	(*CapChange)(nil),                  // 15: headscale.v1.CapChange
-	(*ListPolicyVersionsRequest)(nil),  // 16: headscale.v1.ListPolicyVersionsRequest
-	(*ListPolicyVersionsResponse)(nil), // 17: headscale.v1.ListPolicyVersionsResponse
-	(*PolicyVersion)(nil),              // 18: headscale.v1.PolicyVersion
-	(*RollbackPolicyRequest)(nil),      // 19: headscale.v1.RollbackPolicyRequest
-	(*RollbackPolicyResponse)(nil),     // 20: headscale.v1.RollbackPolicyResponse
-	(*ExplainPolicyRequest)(nil),       // 21: headscale.v1.ExplainPolicyRequest
-	(*ExplainPolicyResponse)(nil),      // 22: headscale.v1.ExplainPolicyResponse
-	(*PolicyRule)(nil),                 // 23: headscale.v1.PolicyRule
-	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
+	(*RegionChange)(nil),               // 16: headscale.v1.RegionChange
+	(*ListPolicyVersionsRequest)(nil),  // 17: headscale.v1.ListPolicyVersionsRequest
+	(*ListPolicyVersionsResponse)(nil), // 18: headscale.v1.ListPolicyVersionsResponse
+	(*PolicyVersion)(nil),              // 19: headscale.v1.PolicyVersion
+	(*RollbackPolicyRequest)(nil),      // 20: headscale.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil),     // 21: headscale.v1.RollbackPolicyResponse
+	(*ExplainPolicyRequest)(nil),       // 22: headscale.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),      // 23: headscale.v1.ExplainPolicyResponse
+	(*PolicyRule)(nil),                 // 24: headscale.v1.PolicyRule
+	(*timestamppb.Timestamp)(nil),      // 25: google.protobuf.Timestamp
 }
 var file_headscale_v1_policy_proto_depIdxs = []int32{
-	24, // 0: headscale.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	25, // 0: headscale.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 1: headscale.v1.SetPolicyResponse.unapproved:type_name -> headscale.v1.UnapprovedRoute
-	24, // 2: headscale.v1.GetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	25, // 2: headscale.v1.GetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
 	9,  // 3: headscale.v1.TestPolicyResponse.tests:type_name -> headscale.v1.PolicyTest
 	12, // 4: headscale.v1.DiffPolicyResponse.packets:type_name -> headscale.v1.PacketChange
 	13, // 5: headscale.v1.DiffPolicyResponse.logins:type_name -> headscale.v1.LoginChange
 	14, // 6: headscale.v1.DiffPolicyResponse.routes:type_name -> headscale.v1.RouteChange
 	15, // 7: headscale.v1.DiffPolicyResponse.caps:type_name -> headscale.v1.CapChange
 	14, // 8: headscale.v1.DiffPolicyResponse.approvals:type_name -> headscale.v1.RouteChange
-	18, // 9: headscale.v1.ListPolicyVersionsResponse.versions:type_name -> headscale.v1.PolicyVersion
-	24, // 10: headscale.v1.PolicyVersion.created_at:type_name -> google.protobuf.Timestamp
-	24, // 11: headscale.v1.RollbackPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
-	2,  // 12: headscale.v1.RollbackPolicyResponse.unapproved:type_name -> headscale.v1.UnapprovedRoute
-	23, // 13: headscale.v1.ExplainPolicyResponse.rule:type_name -> headscale.v1.PolicyRule
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	16, // 9: headscale.v1.DiffPolicyResponse.regions:type_name -> headscale.v1.RegionChange
+	19, // 10: headscale.v1.ListPolicyVersionsResponse.versions:type_name -> headscale.v1.PolicyVersion
+	25, // 11: headscale.v1.PolicyVersion.created_at:type_name -> google.protobuf.Timestamp
+	25, // 12: headscale.v1.RollbackPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	2,  // 13: headscale.v1.RollbackPolicyResponse.unapproved:type_name -> headscale.v1.UnapprovedRoute
+	24, // 14: headscale.v1.ExplainPolicyResponse.rule:type_name -> headscale.v1.PolicyRule
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_headscale_v1_policy_proto_init() }
@@ -1886,7 +1962,7 @@ func file_headscale_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_headscale_v1_policy_proto_rawDesc), len(file_headscale_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
