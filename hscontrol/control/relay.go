@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -222,7 +223,7 @@ func (c *Control) refusal(ctx context.Context, err error) error {
 		return &refusal{reason: "this server does not know the relay: start it with --enroll-key, with a key of headscale derp enroll-keys create"}
 	case errors.Is(err, tailnet.ErrRelayRefused), errors.Is(err, tailnet.ErrInvalid), errors.Is(err, tailnet.ErrConflict),
 		errors.Is(err, tailnet.ErrTooMany), errors.Is(err, tailnet.ErrExists), errors.Is(err, tailnet.ErrExhausted):
-		return &refusal{reason: tailnet.Sentence(err)}
+		return &refusal{reason: strings.TrimPrefix(err.Error(), "enrolling relay: ")}
 	}
 	if ctx.Err() == nil {
 		c.Log.Error("looking up a relay", "err", err)

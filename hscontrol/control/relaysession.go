@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,8 +51,8 @@ type relaySession struct {
 	settings  *relayv1.Settings
 
 	// What it said.
-	load     *relayv1.Load
-	recorded time.Time // when load was last written down
+	load     *tailnet.RelayLoad // that is not written down yet
+	recorded time.Time          // when one last was
 	leaving  atomic.Bool
 	deaf     atomic.Bool              // its STUN does not answer
 	appeared bool                     // a view had it
@@ -187,7 +186,7 @@ func (s *relaySession) hear(ctx context.Context, r *relayv1.Report) error {
 		})
 	}
 	if r.Load != nil {
-		s.load = r.Load
+		s.load = readLoad(r.Load)
 		if s.control.Now().Sub(s.recorded) >= relayRecord {
 			s.recordLoad()
 		}
@@ -197,27 +196,16 @@ func (s *relaySession) hear(ctx context.Context, r *relayv1.Report) error {
 
 // recordLoad writes down the load, and what was carried since it was last written.
 func (s *relaySession) recordLoad() {
-	l := s.load
-	if l == nil {
+	if s.load == nil {
 		return
 	}
-	s.load, s.recorded = nil, s.control.Now()
-	var troubles []string
-	for _, t := range l.Troubles[:min(len(l.Troubles), maxRelayTroubles)] {
-		troubles = append(troubles, strings.ToValidUTF8(t[:min(len(t), maxRelayText)], ""))
-	}
+	load := s.load
+	load.RelayID, load.SeenAt = s.relay.ID, s.control.Now()
 	if s.deaf.Load() {
-		troubles = append(troubles, fmt.Sprintf("its STUN port %d (UDP) does not answer this server", s.relay.STUNPort))
+		load.Troubles = append(load.Troubles, fmt.Sprintf("its STUN port %d (UDP) does not answer this server", s.said.STUNPort))
 	}
-	load := tailnet.RelayLoad{
-		RelayID: s.relay.ID, Clients: uint64(l.Clients), CPU: l.Cpu, Troubles: troubles, SeenAt: s.control.Now(),
-		SentBytes: l.SentBytes, ReceivedBytes: l.ReceivedBytes,
-	}
-	if l.Started > 0 {
-		began := time.UnixMicro(l.Started)
-		load.Started = &began
-	}
-	s.record("writing down the load of a relay", func(ctx context.Context) error { return s.control.Store.NoteRelayLoad(ctx, load) })
+	s.load, s.recorded = nil, load.SeenAt
+	s.record("writing down the load of a relay", func(ctx context.Context) error { return s.control.Store.NoteRelayLoad(ctx, *load) })
 }
 
 // record writes something that the session does not depend on, also when it has just ended.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -108,12 +109,34 @@ func readDescription(d *relayv1.Description) (out tailnet.RelayDescription, err 
 			return out, fmt.Errorf("certificate %.80q with pin %.80q is none", c.Name, c.Pin)
 		}
 		cert := tailnet.RelayCertificate{Name: c.Name, Pin: c.Pin}
-		if c.Expires > 0 {
+		if c.Expires > 0 && c.Expires < endOfTime {
 			cert.Expires = time.Unix(c.Expires, 0).UTC()
 		}
 		out.Certificates = append(out.Certificates, cert)
 	}
 	return out, nil
+}
+
+// endOfTime is a moment in the year 9999, in seconds since 1970: later ones cannot be stored.
+const endOfTime = 253_000_000_000
+
+// readLoad is the load of a relay as it is kept; nil where it makes no sense.
+func readLoad(l *relayv1.Load) *tailnet.RelayLoad {
+	if l.SentBytes > math.MaxInt64 || l.ReceivedBytes > math.MaxInt64 || l.Started < 0 || l.Started/1e6 > endOfTime {
+		return nil
+	}
+	load := &tailnet.RelayLoad{Clients: uint64(l.Clients), SentBytes: l.SentBytes, ReceivedBytes: l.ReceivedBytes}
+	if l.Cpu > 0 && l.Cpu < 1e6 {
+		load.CPU = l.Cpu
+	}
+	if l.Started > 0 {
+		began := time.UnixMicro(l.Started)
+		load.Started = &began
+	}
+	for _, t := range l.Troubles[:min(len(l.Troubles), maxRelayTroubles)] {
+		load.Troubles = append(load.Troubles, strings.ToValidUTF8(t[:min(len(t), maxRelayText)], ""))
+	}
+	return load
 }
 
 func validHost(host string) bool {
