@@ -32,8 +32,8 @@ const Week = 7 * 24 * time.Hour
 type Config struct {
 	// Control is the URL of the control server, such as http://203.0.113.5:8080.
 	Control string
-	// Key is what "headscale derp enroll-keys create" printed. It is needed until the relay is enrolled, and ignored
-	// afterwards.
+	// Key is what "headscale derp enroll-keys create" printed. It is needed until the relay is enrolled. Afterwards the
+	// same key says nothing, and another one enrols the relay anew.
 	Key string
 	// StateFile keeps the enrolment and the list of nodes. It is made when it is missing.
 	StateFile string
@@ -81,6 +81,8 @@ type Agent struct {
 		sync.Mutex
 		state    state // what the file keeps, but for the list of nodes
 		line     lineStatus
+		showKey  bool // although the relay is enrolled
+		keyed    bool // the session showed the key
 		settings *relayv1.Settings
 		own      derp.Limits
 		relay    *derp.Relay // once it runs
@@ -123,6 +125,7 @@ func Open(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.mu.state, a.mu.own = s, cfg.Limits
+	a.mu.showKey = s.Enrolment != nil && a.key.text != "" && a.key.prefix != s.KeyPrefix
 	a.roster.restore(&s, time.Now())
 	a.roster.setOutage(a.outage(nil))
 	if err := a.restoreSettings(s.Settings); err != nil {

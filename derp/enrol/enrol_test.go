@@ -236,6 +236,44 @@ func TestRemovedWithANewKey(t *testing.T) {
 	h.logged("enrolled as home-1")
 }
 
+// A server that lost its database knows the relay again by a key; and another key moves a relay.
+func TestShowsTheKeyAgain(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	h := newHost(s, enrol.Config{Key: s.keyText()})
+	s.next().order(welcome(1))
+	h.logged("admits 0 nodes")
+	cfg := h.cfg
+	if err := h.end(); err != nil {
+		t.Fatal(err)
+	}
+	h = newHost(s, cfg)
+	for _, want := range []string{"", s.keyText(), ""} {
+		in := s.next()
+		if got := in.first.GetHello().GetEnrollKey(); got != want {
+			t.Errorf("the relay shows the key %q, want %q", got, want)
+		}
+		in.order(&relayv1.Order{Refusal: &relayv1.Refusal{Reason: "I do not know you"}})
+	}
+	s.next().order(welcome(2))
+	h.logged("admits 0 nodes")
+	if err := h.end(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Key = strings.Replace(s.keyText(), "0123456789ab", "ba9876543210", 1)
+	h = newHost(s, cfg)
+	in := s.next()
+	if got := in.first.GetHello().GetEnrollKey(); got != cfg.Key {
+		t.Errorf("with another key, the relay shows %q", got)
+	}
+	in.order(welcome(3))
+	h.logged("admits 0 nodes")
+	s.cut()
+	if got := s.next().first.GetHello().GetEnrollKey(); got != "" {
+		t.Errorf("once it has enrolled with the other key, it shows %q", got)
+	}
+}
+
 func TestRefusal(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

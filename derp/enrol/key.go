@@ -24,6 +24,7 @@ const (
 // enrolKey is an enrolment key.
 type enrolKey struct {
 	text   string            // whole
+	prefix string            // which is no secret
 	server key.MachinePublic // zero if the key does not tell
 }
 
@@ -41,7 +42,7 @@ func parseKey(text string) (enrolKey, error) {
 	if len(parts) < 2 || len(parts) > 3 || !isHex(parts[0], prefixLen) || !isHex(parts[1], secretLen) || len(parts) == 3 && !isHex(parts[2], serverLen) {
 		return enrolKey{}, errors.New("the enrolment key is cut short or too long: copy it whole, in one piece")
 	}
-	k := enrolKey{text: text}
+	k := enrolKey{text: text, prefix: parts[0]}
 	if len(parts) == 3 {
 		if err := k.server.UnmarshalText([]byte("mkey:" + parts[2])); err != nil {
 			return enrolKey{}, errors.New("the last part of the enrolment key is no public key: copy it whole")

@@ -19,7 +19,7 @@ import (
 // obey does what an order says.
 func (a *Agent) obey(h Host, o *relayv1.Order) error {
 	if no := o.GetRefusal(); no != nil {
-		return &refusal{reason: no.GetReason(), removed: no.GetRemoved(), keyed: !a.enrolled()}
+		return &refusal{reason: no.GetReason(), removed: no.GetRemoved()}
 	}
 	if e := o.GetEnrolment(); e != nil {
 		a.enrol(e)
@@ -40,8 +40,12 @@ var errRemoved = errors.New("this relay was removed from the control server")
 
 // refused deals with a server's no. What it returns is to end with: it is of no use to try again.
 func (a *Agent) refused(h Host, no *refusal) error {
+	a.mu.Lock()
+	enrolled, keyed := a.mu.state.Enrolment != nil, a.mu.keyed
+	a.mu.showKey = !keyed && a.key.text != "" // it may know the key where it does not know the relay
+	a.mu.Unlock()
 	if !no.removed {
-		if !a.enrolled() {
+		if !enrolled {
 			return no
 		}
 		a.complain(no)
@@ -60,7 +64,7 @@ func (a *Agent) refused(h Host, no *refusal) error {
 	if err := a.save(); err != nil {
 		a.log.Error("the enrolment was not forgotten", "err", err)
 	}
-	if no.keyed || a.key.text == "" {
+	if keyed || a.key.text == "" {
 		return fmt.Errorf("%w: %s; to enrol it again, make a new key with headscale derp enroll-keys create", errRemoved, no.reason)
 	}
 	return nil // the key may be a new one
@@ -73,6 +77,9 @@ func (a *Agent) enrol(e *relayv1.Enrolment) {
 	was, published := a.mu.state.Enrolment, a.mu.line.published
 	out := a.mu.line.outBecause
 	a.mu.state.Enrolment = now
+	if a.mu.keyed {
+		a.mu.state.KeyPrefix, a.mu.showKey = a.key.prefix, false
+	}
 	a.mu.line.published, a.mu.line.outBecause = e.GetPublished(), e.GetOutBecause()
 	a.mu.Unlock()
 	switch {

@@ -153,7 +153,10 @@ func (a *Agent) hello() *relayv1.Hello {
 		Name:      a.cfg.Name,
 		Admission: a.roster.newest(),
 	}
-	if !a.enrolled() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.keyed = a.mu.state.Enrolment == nil || a.mu.showKey
+	if a.mu.keyed {
 		h.EnrollKey = a.key.text
 	}
 	return h

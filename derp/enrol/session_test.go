@@ -94,9 +94,7 @@ func TestDeadLine(t *testing.T) {
 // What makes no sense ends the session; the list stays.
 func TestNonsense(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
 	node := key.NewNode()
-	h := newHost(s, enrol.Config{Key: s.keyText()})
 	short := admission(3, false)
 	short.Nodes = []*relayv1.Node{{Key: []byte("short")}}
 	zero := &relayv1.Admission{Number: 3, Gone: [][]byte{make([]byte, 32)}}
@@ -115,15 +113,22 @@ func TestNonsense(t *testing.T) {
 		{name: "no key", first: welcome(2, node.Public()), then: []*relayv1.Admission{zero}, want: "a node key of 32 bytes"},
 		{name: "two lists at once", first: welcome(2, node.Public()), then: []*relayv1.Admission{part, admission(4, false)}, want: "before the end of 3"},
 	} {
-		in := s.next()
-		in.order(tt.first)
-		for _, m := range tt.then {
-			in.order(&relayv1.Order{Admission: m})
-		}
-		h.logged(tt.want)
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			h := newHost(s, enrol.Config{Key: s.keyText()})
+			in := s.next()
+			in.order(tt.first)
+			for _, m := range tt.then {
+				in.order(&relayv1.Order{Admission: m})
+			}
+			h.logged(tt.want)
+			s.next()
+			if len(tt.then) > 0 {
+				h.admitted(node)
+			}
+		})
 	}
-	s.next()
-	h.admitted(node)
 }
 
 func TestSettings(t *testing.T) {

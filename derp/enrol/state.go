@@ -23,6 +23,7 @@ type state struct {
 	ServerKey  key.MachinePublic  `json:"server_key"` // zero until one is known
 	Control    string             `json:"control"`
 	Enrolment  *Enrolment         `json:"enrolment,omitempty"` // nil while not enrolled
+	KeyPrefix  string             `json:"key,omitempty"`       // of the enrolment key, which is no secret
 	Contact    time.Time          `json:"contact"`             // with the server, the last
 	Settings   []byte             `json:"settings,omitempty"`  // relayv1.Settings
 	Month      string             `json:"month,omitempty"`     // that Sent counts, 2006-01 (UTC)

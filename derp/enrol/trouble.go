@@ -18,7 +18,6 @@ import (
 type refusal struct {
 	reason  string
 	removed bool
-	keyed   bool // the relay had shown its enrolment key
 }
 
 // Error implements error.
