@@ -106,7 +106,7 @@ func relayLatency(r *headscalev1.Relay) string {
 // relayHealth is how a relay does, the worst first.
 func relayHealth(r *headscalev1.Relay) string {
 	var is []string
-	if !r.GetHealthy() {
+	if !r.GetHealthy() || r.GetOutBecause() != "" {
 		is = append(is, "out of the map: "+firstOf(r.GetOutBecause(), "it is not well"))
 	}
 	if !r.GetOnline() {

@@ -1,10 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 
@@ -12,6 +12,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -133,6 +134,7 @@ type relayLook struct {
 	regions   map[tailnet.RegionID]*tailnet.RelayRegion
 	loads     map[tailnet.RelayID]*tailnet.RelayLoad
 	traffic   map[tailnet.RelayID]tailnet.RelayTraffic
+	views     []*state.View // of the tailnets that the caller may see
 	latencies func(tailnet.RegionID) (median float64, nodes int)
 }
 
@@ -161,6 +163,7 @@ func (s *Server) lookAtRelays(ctx context.Context) (*relayLook, error) {
 			continue
 		}
 		if v := s.cfg.View(id); v != nil {
+			l.views = append(l.views, v)
 			snapshots = append(snapshots, v.Snapshot)
 		}
 	}
@@ -211,7 +214,6 @@ func (l *relayLook) relay(r *tailnet.Relay) *headscalev1.Relay {
 		RegionId:   uint32(r.RegionID),
 		Tailnet:    l.tailnets[r.TailnetID],
 		Hostname:   r.Hostname,
-		Published:  publishedAs(r),
 		Addresses:  texts(r.Addresses),
 		DerpPort:   uint32(r.DERPPort),
 		StunPort:   uint32(r.STUNPort),
@@ -241,24 +243,52 @@ func (l *relayLook) relay(r *tailnet.Relay) *headscalev1.Relay {
 	}
 	traffic := l.traffic[r.ID]
 	m.Today, m.Month = trafficMessage(traffic.Today), trafficMessage(traffic.Month)
+	l.publish(m, r)
 	l.measure(m)
 	return m
 }
 
-// publishedAs is where clients find a relay. One that is left out is found nowhere.
-func publishedAs(r *tailnet.Relay) (at []string) {
-	if !r.Healthy {
+// publish says where clients find the relay, by the DERP maps that they get; a relay that is left out is found nowhere.
+func (l *relayLook) publish(m *headscalev1.Relay, r *tailnet.Relay) {
+	if !r.Healthy || r.Draining {
+		return
+	}
+	for _, v := range l.views {
+		if v.DERPMap == nil || !r.Serves(v.Tailnet.ID) {
+			continue
+		}
+		if n := nodeOf(v.DERPMap, r); n != nil {
+			m.Published = addressesOf(n)
+			return
+		}
+		m.OutBecause = fmt.Sprintf("region %d is another one in the server's own map, or a policy leaves it out; see headscale health", r.RegionID)
+	}
+}
+
+// nodeOf is the relay in a DERP map, or nil.
+func nodeOf(m *tailcfg.DERPMap, r *tailnet.Relay) *tailcfg.DERPNode {
+	region := m.Regions[int(r.RegionID)]
+	if region == nil {
 		return nil
 	}
-	port := "443"
-	if r.DERPPort != 0 {
-		port = strconv.Itoa(int(r.DERPPort))
+	for _, n := range region.Nodes {
+		if n.Name == r.Name {
+			return n
+		}
 	}
-	if _, err := netip.ParseAddr(r.Hostname); r.Hostname != "" && err != nil {
-		return []string{net.JoinHostPort(r.Hostname, port)}
+	return nil
+}
+
+// addressesOf is where clients dial: the addresses, if the map has any, else the name.
+func addressesOf(n *tailcfg.DERPNode) (at []string) {
+	port := strconv.Itoa(cmp.Or(n.DERPPort, 443))
+	for _, host := range []string{n.IPv4, n.IPv6} {
+		if host != "" && host != "none" {
+			at = append(at, net.JoinHostPort(host, port))
+		}
 	}
-	for _, a := range r.Published {
-		at = append(at, net.JoinHostPort(a.String(), port))
+	if len(at) == 0 {
+		at = []string{net.JoinHostPort(n.HostName, port)}
 	}
 	return at
 }

@@ -34,7 +34,13 @@ func withRelays(t testing.TB, more ...func(*api.Config)) *bench {
 			if err != nil || d.Gone {
 				return nil
 			}
-			return &state.View{Snapshot: (*tailnet.Snapshot)(nil).Next(d)}
+			v := &state.View{Snapshot: (*tailnet.Snapshot)(nil).Next(d), DERPMap: &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{}}}
+			for _, r := range v.Relays {
+				if r.Healthy && r.RegionID != 903 { // as if the server's own map had that one
+					v.DERPMap.Regions[int(r.RegionID)] = &tailcfg.DERPRegion{Nodes: []*tailcfg.DERPNode{state.RelayNode(r)}}
+				}
+			}
+			return v
 		}
 	}}, more...)...)
 }
@@ -122,6 +128,9 @@ func TestRelays(t *testing.T) {
 		t.Errorf("taking that back: got %v, %v", drained, err)
 	}
 	renamed, err := b.RenameRelay(ctx, &headscalev1.RenameRelayRequest{Relay: "1", Name: "attic", Region: "fra", RegionName: "Frankfurt"})
+	if got := b.relays(t, ctx, "")[0]; len(got.GetPublished()) > 0 || !strings.Contains(got.GetOutBecause(), "region 903 is another one") {
+		t.Errorf("in a region of the server's own map: got %v", got)
+	}
 	if got := renamed.GetRelay(); err != nil || got.GetName() != "attic" || got.GetRegionId() != 903 || got.GetRegionName() != "Frankfurt" || got.GetLatencyNodes() != 0 {
 		t.Errorf("renaming: got %v, %v", got, err)
 	}

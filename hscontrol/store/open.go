@@ -2,7 +2,7 @@
 //
 // A change flows through the files in this order:
 //
-//	users.go, keys.go, join.go, nodes.go, ...  one method a use case: check the input, hand an operation to
+//	users.go, join.go, nodes.go, relays.go, ...  one method a use case: check the input, hand an operation to
 //	write.go    the writer: takes all waiting operations into one transaction, a savepoint each
 //	tx.go       what an operation may do there: lock a tailnet, read, write, log what it changed
 //	routes.go   primary routes are elected in the same transaction

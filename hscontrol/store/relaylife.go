@@ -85,6 +85,9 @@ func (s *Store) NoteRelayLoad(ctx context.Context, l tailnet.RelayLoad) error {
 	if len(l.Troubles) > maxTroubles {
 		err = fmt.Errorf("%w troubles: %d, at most %d", tailnet.ErrTooMany, len(l.Troubles), maxTroubles)
 	}
+	if l.Clients > maxCounter || l.SentBytes > maxCounter || l.ReceivedBytes > maxCounter {
+		err = fmt.Errorf("%w: a counter that no relay can have reached", tailnet.ErrInvalid)
+	}
 	if err == nil {
 		err = s.write(ctx, func(t *tx) error {
 			seen := t.now
@@ -132,7 +135,10 @@ func (t *tx) movedSince(l *tailnet.RelayLoad) (tailnet.Traffic, error) {
 	return tailnet.Traffic{Sent: l.SentBytes, Received: l.ReceivedBytes}, nil
 }
 
-const maxTroubles = 32
+const (
+	maxTroubles = 32
+	maxCounter  = 1 << 56 // bytes: years of any line, and sums of many still fit
+)
 
 func orNoSuchRelay(written int64, err error) error {
 	if err == nil && written == 0 {

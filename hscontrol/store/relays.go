@@ -42,7 +42,7 @@ func (s *Store) ListRelays(ctx context.Context, f RelayFilter) ([]*tailnet.Relay
 		q = q.Where("name = ?", f.Name)
 	}
 	if f.Serving != 0 {
-		q = q.Where("tailnet_id IS NULL OR tailnet_id = ?", int64(f.Serving))
+		q = q.Where("(tailnet_id IS NULL OR tailnet_id = ?)", int64(f.Serving))
 	}
 	if f.OwnedBy != 0 {
 		q = q.Where("tailnet_id = ?", int64(f.OwnedBy))

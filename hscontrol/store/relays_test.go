@@ -388,6 +388,10 @@ func TestRelayTraffic(t *testing.T) {
 		if diff := cmp.Diff(&load, loads[idle.ID]); diff != "" || len(loads) != 2 {
 			t.Errorf("load (-want +got):\n%s", diff)
 		}
+		mad := tailnet.RelayLoad{RelayID: r.ID, Started: &began, SentBytes: 1<<64 - 1}
+		if err := w.NoteRelayLoad(w.ctx, mad); !errors.Is(err, tailnet.ErrInvalid) {
+			t.Errorf("a counter at its end: got %v, want %v", err, tailnet.ErrInvalid)
+		}
 		if w.revision() != before {
 			t.Error("traffic and load raised the revision")
 		}
@@ -460,6 +464,72 @@ func TestRelayLaw(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestRelayReplicas: two servers on one database give no region, name or key twice, and no tailnet misses a relay that
+// serves all of them, whenever it was made.
+func TestRelayReplicas(t *testing.T) {
+	cfg := postgresConfig(t)
+	w := newWorld(t, cfg)
+	other := cfg
+	other.Replica, other.Now = "two", w.clock.now
+	stores := []*store.Store{w.Store, open(t, other)}
+	once, many := w.relayKey(tailnet.RelayKey{}), w.relayKey(tailnet.RelayKey{Reusable: true})
+	const each = 20
+	follow := map[tailnet.ID]*tailnet.Snapshot{}
+	catchUp := func() {
+		for id := range must[map[tailnet.ID]tailnet.Revision](t)(w.Revisions(w.ctx)) {
+			from := tailnet.Revision(0)
+			if follow[id] != nil {
+				from = follow[id].Rev
+			}
+			follow[id] = follow[id].Next(must[tailnet.Delta](t)(w.Since(w.ctx, id, from)))
+		}
+	}
+	ended := make(chan error)
+	singles := make(chan error, 2*each)
+	for i := range 2 * each {
+		s := stores[i%2]
+		go func() {
+			_, err := s.EnrolRelay(w.ctx, store.RelayEnrolment{Key: once, MachineKey: key.NewMachine().Public()})
+			singles <- err
+			_, err = s.EnrolRelay(w.ctx, store.RelayEnrolment{Key: many, MachineKey: key.NewMachine().Public(), Region: []string{"home", ""}[i/2%2]})
+			if err == nil {
+				_, err = s.CreateTailnet(w.ctx, fmt.Sprint("t", i), v4, v6)
+			}
+			ended <- err
+		}()
+	}
+	in := 0
+	for range 2 * each {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if err := <-singles; err == nil {
+			in++
+		} else if !errors.Is(err, tailnet.ErrRelayRefused) {
+			t.Error(err)
+		}
+		catchUp()
+	}
+	catchUp()
+	if in != 1 {
+		t.Errorf("a key for one use let in %d relays, want 1", in)
+	}
+	homes := map[tailnet.RegionID]bool{}
+	for _, r := range must[[]*tailnet.RelayRegion](t)(w.ListRelayRegions(w.ctx)) {
+		if r.Code == "home" {
+			homes[r.ID] = true
+		}
+	}
+	if len(homes) != 1 || len(follow) != 2*each+1 {
+		t.Errorf("got %d regions called home in %d tailnets, want 1 in %d", len(homes), len(follow), 2*each+1)
+	}
+	for id, s := range follow {
+		if len(s.Relays) != 2*each+1 {
+			t.Errorf("tailnet %d, followed to revision %d: got %d relays, want %d", id, s.Rev, len(s.Relays), 2*each+1)
+		}
+	}
 }
 
 // checkShared checks that regions which are the same are the same pointers.
