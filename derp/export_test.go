@@ -22,6 +22,7 @@ func ServeSTUNSingly(t testing.TB) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn.SetReadBuffer(stunBuffer)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

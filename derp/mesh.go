@@ -40,6 +40,7 @@ type mesh struct {
 
 	mu    sync.Mutex
 	peers map[key.NodePublic]*meshLink // those that SetMesh gave
+	named map[string]*meshLink         // those of Mesh.With
 }
 
 // meshLink is a link that can be ended.
@@ -49,27 +50,45 @@ type meshLink struct {
 }
 
 func startMesh(cfg Config, e *engine) (*mesh, error) {
-	m := &mesh{eng: e, log: cfg.Log, peers: map[key.NodePublic]*meshLink{}}
+	m := &mesh{eng: e, log: cfg.Log, peers: map[key.NodePublic]*meshLink{}, named: map[string]*meshLink{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
-	if len(cfg.Mesh.With) == 0 {
-		return m, nil
+	return m, m.with(cfg.Mesh.With)
+}
+
+// SetMeshWith replaces Config.Mesh.With. Links to relays that stay are kept.
+func (r *Relay) SetMeshWith(names []string) error { return r.mesh.with(names) }
+
+// with keeps links to the relays of the given names, and to no others of the kind.
+func (m *mesh) with(names []string) error {
+	psk := m.eng.psks.Load().own
+	if len(names) > 0 && psk.IsZero() {
+		return errors.New("a mesh needs a key that its relays share (-mesh-psk-file)")
 	}
-	psk := e.psks.Load().own
-	if psk.IsZero() {
-		return nil, errors.New("a mesh needs a key that its relays share (-mesh-psk-file)")
-	}
-	var targets []*target
-	for _, with := range cfg.Mesh.With {
-		t, err := staticTarget(with, psk)
+	want := map[string]*target{}
+	for _, name := range names {
+		t, err := staticTarget(name, psk)
 		if err != nil {
-			return nil, fmt.Errorf("link to %q: %w", with, err)
+			return fmt.Errorf("link to %q: %w", name, err)
 		}
-		targets = append(targets, t)
+		want[name] = t
 	}
-	for i, t := range targets {
-		m.start(t, cfg.Mesh.With[i])
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx.Err() != nil {
+		return nil
 	}
-	return m, nil
+	for name, l := range m.named {
+		if want[name] == nil {
+			l.cancel()
+			delete(m.named, name)
+		}
+	}
+	for name, t := range want {
+		if m.named[name] == nil {
+			m.named[name] = m.start(t, name)
+		}
+	}
+	return nil
 }
 
 // start begins a link.

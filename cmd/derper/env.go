@@ -102,6 +102,8 @@ func wanted(f *flag.Flag) string {
 		return "a whole number"
 	case float64:
 		return "a number"
+	case size:
+		return "a size such as 500kB, 10MB or 1TiB"
 	case time.Duration:
 		return "a time such as 15s or 10m"
 	}

@@ -20,6 +20,8 @@ import (
 // tailscale.com/cmd/derper, except where the text of the flag says otherwise.
 type settings struct {
 	version, dev bool
+	config       string            // the file that some of it came from
+	values       map[string]string // all, by flag, as they were written
 
 	addr               string
 	httpPort, stunPort int
@@ -42,6 +44,10 @@ type settings struct {
 	acceptLimit                          float64
 	acceptBurst                          int
 	rateConfig                           string
+	limitNode, limitNodeBurst            size // per second; bytes
+	limitTotal, limitTotalBurst          size
+	limitMonth                           size
+	limitState                           string // file that keeps count of the month
 	keepAlive, userTimeout, writeTimeout time.Duration
 	regionID                             int
 	regionCode, regionName               string
@@ -59,6 +65,7 @@ const certOff = "off"
 func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs := flag.NewFlagSet("derper", flag.ContinueOnError)
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
+	fs.StringVar(&s.config, "config", "", "YAML `file` with settings; flags and environment win over it")
 	fs.BoolVar(&s.dev, "dev", false, "serve plain HTTP on :3340 with a key that is forgotten, for development")
 
 	fs.StringVar(&s.addr, "a", ":443", "TCP `address` of the relay, :port or ip:port")
@@ -90,6 +97,12 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs.Float64Var(&s.acceptLimit, "accept-connection-limit", math.Inf(+1), "new connections per second; what comes faster has to wait")
 	fs.IntVar(&s.acceptBurst, "accept-connection-burst", math.MaxInt, "new connections that may come at once, with -accept-connection-limit")
 	fs.StringVar(&s.rateConfig, "rate-config", "", "JSON `file` with PerClientRateLimitBytesPerSec and PerClientRateBurstBytes; read again on SIGHUP")
+	fs.Var(&s.limitNode, "limit-node", "what each node may send, in bytes per `second`, such as 10MB; 0 is no bound")
+	fs.Var(&s.limitNodeBurst, "limit-node-burst", "what it may send at once beyond that, in `bytes`")
+	fs.Var(&s.limitTotal, "limit-total", "what all nodes together may send, in bytes per `second`; 0 is no bound")
+	fs.Var(&s.limitTotalBurst, "limit-total-burst", "what they may send at once beyond that, in `bytes`")
+	fs.Var(&s.limitMonth, "limit-month", "`bytes` that the relay may send in a calendar month (UTC), such as 1TiB; then it takes no clients until the next. 0 is no bound")
+	fs.StringVar(&s.limitState, "limit-state", home.month, "`file` that keeps count of what was sent in the month, with -limit-month")
 	fs.DurationVar(&s.keepAlive, "tcp-keepalive-time", 10*time.Minute, "time between TCP keep-alives")
 	fs.DurationVar(&s.userTimeout, "tcp-user-timeout", 15*time.Second, "how long data sent may stay unacknowledged")
 	fs.DurationVar(&s.writeTimeout, "tcp-write-timeout", 2*time.Second, "how long a client may refuse to take data; 0 for ever")
@@ -121,7 +134,8 @@ var absent = map[string]string{
 	"ace":                 "the ACE proxy, which leads only to Tailscale's own servers, is not supported",
 }
 
-// parseSettings reads flags and environment; flags win.
+// parseSettings reads flags, environment and the configuration file; the first to say
+// something wins.
 func parseSettings(args, environ []string, errOut io.Writer) (*settings, error) {
 	s := &settings{}
 	fs := s.flags(findStateDirs(environ))
@@ -147,6 +161,15 @@ func parseSettings(args, environ []string, errOut io.Writer) (*settings, error) 
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if err := applyEnv(fs, given, environ); err != nil {
 		return nil, err
+	}
+	if s.config != "" {
+		if err := applyFile(fs, given, s.config); err != nil {
+			return nil, err
+		}
+	}
+	s.values = map[string]string{}
+	for _, name := range flagNames(fs) {
+		s.values[name] = fs.Lookup(name).Value.String()
 	}
 	for name, why := range absent {
 		if given[name] {
@@ -175,13 +198,13 @@ func flagNames(fs *flag.FlagSet) (names []string) {
 }
 
 func printUsage(fs *flag.FlagSet, w io.Writer) {
-	fmt.Fprint(w, "derper runs a DERP relay with STUN.\n\nWith no flags at all it makes a certificate of its own and prints what to put\ninto the DERP map. Every flag can also be given by the environment variable in\nparentheses; flags win.\n\n")
+	fmt.Fprint(w, "derper runs a DERP relay with STUN.\n\nWith no flags at all it makes a certificate of its own and prints what to put\ninto the DERP map. Every flag can also be given by the environment variable in\nparentheses, and in a YAML file (-config); flags win, then the environment.\n\n")
 	for _, name := range flagNames(fs) {
 		f := fs.Lookup(name)
 		arg, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "  -%s %s (%s)\n        %s", name, arg, strings.Join(envNames(name), ", "), usage)
 		switch f.DefValue {
-		case "", "false", "+Inf", strconv.Itoa(math.MaxInt):
+		case "", "0", "false", "+Inf", strconv.Itoa(math.MaxInt):
 		default:
 			fmt.Fprintf(w, " (default %s)", f.DefValue)
 		}
@@ -202,6 +225,10 @@ func (s *settings) check(given map[string]bool) error {
 		return fmt.Errorf("-stun-port %d is not a port; -stun=false switches it off", s.stunPort)
 	case s.acceptLimit <= 0:
 		return errors.New("-accept-connection-limit must be more than 0")
+	case s.limitNodeBurst > 0 && s.limitNode == 0 || s.limitTotalBurst > 0 && s.limitTotal == 0:
+		return errors.New("-limit-node-burst and -limit-total-burst say nothing without -limit-node and -limit-total")
+	case s.limitNode > 0 && s.rateConfig != "":
+		return errors.New("-limit-node and -rate-config say the same: leave one out")
 	case s.acceptBurst < 1:
 		return errors.New("-accept-connection-burst must be at least 1")
 	case s.control == "" && (s.enrollKey != "" || s.name != ""):
@@ -239,18 +266,19 @@ func (s *settings) check(given map[string]bool) error {
 	return nil
 }
 
-func (s *settings) logger(w io.Writer) *slog.Logger {
-	var level slog.LevelVar
+// logger writes to w; its level can be changed.
+func (s *settings) logger(w io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
 	level.UnmarshalText([]byte(s.logLevel)) // which check has tried
-	opts := &slog.HandlerOptions{Level: &level}
+	opts := &slog.HandlerOptions{Level: level}
 	if s.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), level
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), level
 }
 
 // stateDirs is where things are kept unless told otherwise.
-type stateDirs struct{ key, certs, enrolment, meshKey string }
+type stateDirs struct{ key, certs, enrolment, month, meshKey string }
 
 // findStateDirs prefers the directory that systemd gives, then root's, then the user's own.
 func findStateDirs(environ []string) stateDirs {
@@ -272,7 +300,7 @@ func findStateDirs(environ []string) stateDirs {
 		}
 		dir = filepath.Join(dir, "derper")
 	}
-	found := stateDirs{key: filepath.Join(dir, "derper.key"), certs: filepath.Join(dir, "certs"), enrolment: filepath.Join(dir, "enrolment.json")}
+	found := stateDirs{key: filepath.Join(dir, "derper.key"), certs: filepath.Join(dir, "certs"), enrolment: filepath.Join(dir, "enrolment.json"), month: filepath.Join(dir, "month.json")}
 	for _, path := range []string{"/home/derp/keys/derp-mesh.key", filepath.Join(env("HOME"), "keys", "derp-mesh.key")} {
 		if _, err := os.Stat(path); err == nil {
 			found.meshKey = path

@@ -43,31 +43,19 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 		fmt.Fprintln(out, versionText())
 		return nil
 	}
-	log := s.logger(errOut)
+	log, level := s.logger(errOut)
 	slog.SetDefault(log)
 	relay, err := s.build(log, out)
 	if err != nil {
 		return err
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	reloads, done := context.WithCancel(ctx)
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		for {
-			select {
-			case <-reloads.Done():
-				return
-			case <-hup:
-				relay.reload()
-			}
-		}
-	}()
+	relay.level = level
+	relay.read = func() (*settings, error) { return parseSettings(args, environ, errOut) }
+	life, end := context.WithCancel(ctx)
+	wait := relay.attend(life)
 	err = relay.Run(ctx)
-	done()
-	<-finished
+	end()
+	wait()
 	if err == nil {
 		log.Info("stopped")
 	}

@@ -13,21 +13,7 @@ import (
 	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/derp"
-	"github.com/keelscale/keelscale/derp/enrol"
 )
-
-// relay is a derp.Relay and what can be read again while it runs.
-type relay struct {
-	*derp.Relay
-	log        *slog.Logger
-	cert       *derp.Cert // nil without TLS
-	rateConfig string
-	limits     derp.Limits // of its own
-
-	agent    *enrol.Agent    // nil without a control server
-	open     chan derp.Ports // receives once, when everything is open
-	hostname string
-}
 
 // build makes the relay. It announces itself to out when it is open.
 func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
@@ -56,15 +42,8 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 	if cfg.Admit, err = s.admit(); err != nil {
 		return nil, err
 	}
-	if s.rateConfig != "" {
-		bound, err := derp.LoadRate(s.rateConfig)
-		if err != nil {
-			return nil, err
-		}
-		cfg.Limits.Node = derp.Each(bound)
-	}
-	if !math.IsInf(s.acceptLimit, +1) {
-		cfg.Limits.ConnectionsPerSecond, cfg.Limits.ConnectionBurst = s.acceptLimit, s.acceptBurst
+	if cfg.Limits, err = s.limits(); err != nil {
+		return nil, err
 	}
 	agent, err := s.enrolment(&cfg, log)
 	if err != nil {
@@ -91,9 +70,13 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &relay{Relay: r, log: log, cert: cfg.Listen.Cert, rateConfig: s.rateConfig, limits: cfg.Limits,
-		agent: agent, open: open, hostname: s.hostname}, nil
+	built := &relay{Relay: r, log: log, cert: cfg.Listen.Cert, agent: agent, open: open, hostname: s.hostname, started: s}
+	built.settings.Store(s)
+	return built, nil
 }
+
+// acceptLimited reports whether there is a bound on new connections.
+func (s *settings) acceptLimited() bool { return !math.IsInf(s.acceptLimit, +1) }
 
 func (s *settings) listen() derp.Listen {
 	l := derp.Listen{
@@ -170,26 +153,6 @@ func (s *settings) admit() (derp.Admit, error) {
 		each = append(each, verify)
 	}
 	return derp.All(each...), nil // all of none is anybody
-}
-
-// reload reads again what may have changed.
-func (r *relay) reload() {
-	if r.cert != nil {
-		if err := r.cert.Reload(); err != nil {
-			r.log.Warn("the certificate was not reloaded, the old one stays", "err", err)
-		}
-	}
-	if r.rateConfig != "" {
-		bound, err := derp.LoadRate(r.rateConfig)
-		if err != nil {
-			r.log.Warn("the rates were not reloaded, the old ones stay", "err", err)
-		} else {
-			r.limits.Node = derp.Each(bound)
-			r.setLimits(r.limits)
-			r.log.Info("rates reloaded", "per_client", bound.Rate, "burst", bound.Burst)
-		}
-	}
-	r.log.Info("reloaded")
 }
 
 func splitList(s string) (out []string) {
