@@ -20,21 +20,22 @@ import (
 
 // engine moves the frames of admitted connections.
 type engine struct {
-	key      key.NodePrivate
-	self     nodeKey
-	psks     atomic.Pointer[psks]
-	admit    Admit
-	patience time.Duration // of a write; 0 for ever
-	metaCert []byte
-	start    time.Time
-	ids      atomic.Uint64
-	limits   atomic.Pointer[limits]
-	month    month
-	sending  sending
-	over     chan struct{} // closed when the engine is
-	endOver  func()        // closes it
-	tasks    sync.WaitGroup
-	count    counters
+	key       key.NodePrivate
+	self      nodeKey
+	psks      atomic.Pointer[psks]
+	admit     Admit
+	patience  time.Duration // of a write; 0 for ever
+	metaCert  []byte
+	start     time.Time
+	ids       atomic.Uint64
+	limits    atomic.Pointer[limits]
+	month     month
+	sending   sending
+	takesNone atomic.Bool   // whether closure has a reason
+	over      chan struct{} // closed when the engine is
+	endOver   func()        // closes it
+	tasks     sync.WaitGroup
+	count     counters
 
 	// peers are all that can be reached. It is read without a lock and written under mu.
 	peers hashtriemap.HashTrieMap[nodeKey, *peer]

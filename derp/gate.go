@@ -120,8 +120,8 @@ type sources struct {
 
 // sourceCell is a bucket that leaks.
 type sourceCell struct {
-	level float32
-	at    float32 // seconds since the beginning, when level was right
+	level float64
+	at    time.Duration // since the beginning, when level was right
 }
 
 // take counts one connection, unless its source has had its share.
@@ -132,7 +132,7 @@ func (s *sources) take(from netip.Addr, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a, b := s.cellsOf(from, now)
-	if a.level >= sourceBurst && b.level >= sourceBurst {
+	if a.level+1 > sourceBurst && b.level+1 > sourceBurst {
 		return false
 	}
 	a.level, b.level = min(a.level+1, sourceBurst), min(b.level+1, sourceBurst)
@@ -158,9 +158,9 @@ func (s *sources) cellsOf(from netip.Addr, now time.Time) (a, b *sourceCell) {
 	}
 	h := maphash.Bytes(s.seed, raw[:n])
 	a, b = &s.cells[h%sourceCells], &s.cells[(h>>32)%sourceCells]
-	at := float32(now.Sub(s.began).Seconds())
+	at := now.Sub(s.began)
 	for _, c := range []*sourceCell{a, b} {
-		c.level = max(0, c.level-(at-c.at)*sourceRate)
+		c.level = max(0, c.level-(at-c.at).Seconds()*sourceRate)
 		c.at = at
 	}
 	return a, b

@@ -61,8 +61,8 @@ func (r *Relay) Handler() http.Handler {
 // Routes adds to mux what clients ask of a relay, for a server that has pages of its own.
 func (r *Relay) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("/derp", r.serveDERP)
-	mux.HandleFunc("/derp/probe", serveProbe)
-	mux.HandleFunc("/derp/latency-check", serveProbe)
+	mux.HandleFunc("/derp/probe", r.serveProbe)
+	mux.HandleFunc("/derp/latency-check", r.serveProbe)
 	mux.HandleFunc("/generate_204", serveNoContent)
 	mux.HandleFunc("/bootstrap-dns", r.bootstrap.serve)
 }
@@ -197,11 +197,16 @@ func (r *Relay) acceptWebSocket(ctx context.Context, w http.ResponseWriter, req 
 	return accepted{conn: conn, abort: ws.CloseNow, chunk: webSocketChunk, remote: remote}, nil
 }
 
-// serveProbe answers clients that measure the latency by HTTP, having no UDP.
-func serveProbe(w http.ResponseWriter, req *http.Request) {
+// serveProbe answers clients that measure the latency by HTTP, having no UDP. One that takes no
+// clients is not to be measured.
+func (r *Relay) serveProbe(w http.ResponseWriter, req *http.Request) {
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "bogus probe method", http.StatusMethodNotAllowed)
+		return
+	}
+	if r.engine.takesNone.Load() {
+		http.Error(w, "the relay takes no clients now", http.StatusServiceUnavailable)
 		return
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")

@@ -20,6 +20,7 @@ func (r *Relay) Evict(node key.NodePublic) int { return r.engine.evict(rawKey(no
 
 // SetDraining has the relay refuse new clients and send away those that are here, spread over
 // a few seconds; false has it take clients again. Other relays of the mesh stay connected.
+// Meanwhile its probes and its STUN server answer nobody, so that clients choose another relay.
 func (r *Relay) SetDraining(on bool) {
 	r.engine.setClosed(func(g *closure) { g.draining = on })
 }
@@ -74,6 +75,7 @@ func (e *engine) setClosed(change func(*closure)) {
 	was := e.closure
 	change(&e.closure)
 	is := e.closure
+	e.takesNone.Store(is.reason() != "")
 	var list []*client
 	for c := range e.clients {
 		if !c.meshed {

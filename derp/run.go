@@ -169,6 +169,7 @@ func (r *Relay) openSTUN(ctx context.Context, _ Ports) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.silentWhile(&r.engine.takesNone)
 	return &service{s.Addr(), s.Serve, func(context.Context) { s.Close() }}, nil
 }
 

@@ -34,7 +34,8 @@ type STUNCounts struct {
 // stunSocket is one of the sockets, served by a goroutine of its own.
 type stunSocket struct {
 	conn     *net.UDPConn
-	wildcard bool // it must be told from which address to answer
+	wildcard bool         // it must be told from which address to answer
+	silent   *atomic.Bool // nil, or whether to answer nobody
 	counts   [stunOutcomes]atomic.Uint64
 	_        [64]byte // keeps the next socket's counts out of this one's cache line
 }
@@ -127,6 +128,14 @@ func (s *STUN) Close() error {
 	return errors.Join(errs...)
 }
 
+// silentWhile has the server answer nobody while is holds, so that clients choose another
+// relay. It is called before Serve.
+func (s *STUN) silentWhile(is *atomic.Bool) {
+	for _, socket := range s.sockets {
+		socket.silent = is
+	}
+}
+
 // Serve answers until Close; then it returns nil.
 func (s *STUN) Serve() error {
 	var wg sync.WaitGroup
@@ -153,6 +162,7 @@ func (s *STUN) Counts() (c STUNCounts) {
 func (s *stunSocket) answer(out, in []byte, from netip.AddrPort) []byte {
 	from = unmap(from)
 	req, ok := parseSTUN(in)
+	ok = ok && (s.silent == nil || !s.silent.Load())
 	outcome := stunIgnored
 	switch {
 	case ok && req.unknowns > 0:
