@@ -58,10 +58,12 @@ type Config struct {
 type Control struct {
 	Config
 
-	h2      *http2.Server
-	inner   *http.Server // the handler of requests inside Noise, as http2 wants it
-	live    live
-	arrived atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
+	h2     *http2.Server
+	inner  *http.Server // the handler of requests inside Noise, as http2 wants it
+	live   live
+	newest atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
+
+	arriving, wholes gate // bounds on connections before their first request, and on whole maps in the making
 
 	alive  struct{ plain, packed mapper.Frame }
 	probes probes
@@ -98,6 +100,7 @@ func New(cfg Config) *Control {
 	c.live.open = map[nodeID]*session{}
 	c.live.left = map[nodeID]departed{}
 	c.live.wake = make(chan struct{}, 1)
+	c.arriving, c.wholes = newGate(16), newGate(2)
 	c.relays.open, c.relays.kick = map[tailnet.RelayID]*relaySession{}, make(chan struct{}, 1)
 	c.SetRelayRules(cfg.Relays)
 	c.h2 = &http2.Server{
@@ -105,7 +108,7 @@ func New(cfg Config) *Control {
 		MaxReadFrameSize:     64 << 10,
 		IdleTimeout:          5 * time.Minute,
 	}
-	c.inner = &http.Server{Handler: c.machineRoutes(), ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug)}
+	c.inner = &http.Server{Handler: c.arrived(c.machineRoutes()), ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug)}
 	return c
 }
 

@@ -63,11 +63,11 @@ func (c *Control) serveMap(w http.ResponseWriter, r *http.Request) {
 func (c *Control) arrival() time.Time {
 	now := c.Now().UnixMicro()
 	for {
-		last := c.arrived.Load()
+		last := c.newest.Load()
 		if now <= last {
 			now = last + 1
 		}
-		if c.arrived.CompareAndSwap(last, now) {
+		if c.newest.CompareAndSwap(last, now) {
 			return time.UnixMicro(now).UTC()
 		}
 	}

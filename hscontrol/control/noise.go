@@ -34,6 +34,7 @@ func (c *Control) serveKey(w http.ResponseWriter, r *http.Request) {
 type (
 	machineKeyOf struct{}
 	cameFromOf   struct{}
+	arrivedOf    struct{}
 )
 
 // machine is the key of the machine at the other end of the Noise connection that a request came over.
@@ -62,7 +63,10 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	slow := time.AfterFunc(handshakeTime, cancel)
-	conn, err := controlhttpserver.AcceptHTTP(ctx, w, r, c.Key, nil)
+	up := &upgrading{ResponseWriter: w}
+	leave := c.arriving.enter()
+	defer leave()
+	conn, err := controlhttpserver.AcceptHTTP(ctx, up, r, c.Key, nil)
 	slow.Stop()
 	if err != nil {
 		c.Log.Debug("noise handshake", "from", r.RemoteAddr, "err", err)
@@ -73,8 +77,10 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.untrack(conn)
+	time.AfterFunc(arrivalTime, leave)
 	of := context.WithValue(context.Background(), machineKeyOf{}, conn.Peer())
-	c.h2.ServeConn(conn, &http2.ServeConnOpts{
+	of = context.WithValue(of, arrivedOf{}, leave)
+	c.h2.ServeConn(&noiseConn{Conn: conn, wire: up.wire}, &http2.ServeConnOpts{
 		Context:    context.WithValue(of, cameFromOf{}, r.RemoteAddr),
 		BaseConfig: c.inner,
 	})

@@ -90,11 +90,18 @@ func (s *session) run(ctx context.Context) {
 
 // sendFull sends the first message, which has everything.
 func (s *session) sendFull(e *state.Edition) bool {
+	frame := s.whole(e)
+	return frame != nil && s.out.send(frame)
+}
+
+// whole is the whole map; nil if the node is not in it. It is made in turn, and sent when the next is being made.
+func (s *session) whole(e *state.Edition) mapper.Frame {
+	defer s.control.wholes.enter()()
 	msg := s.control.Mapper.Full(e.View, s.viewer, s.control.Now())
 	if msg == nil {
-		return false
+		return nil
 	}
-	return s.out.send(s.control.Mapper.Frame(msg, s.out.compress))
+	return s.control.Mapper.Frame(msg, s.out.compress)
 }
 
 // rekeyed reports whether the node has another key now: this poll is that of the old one, which ended.
@@ -126,6 +133,7 @@ type outlet struct {
 	rc       *http.ResponseController
 	compress bool
 	quiet    *time.Timer  // fires when a keep-alive is due
+	stuck    *time.Timer  // ends the poll of a client that does not take what it is sent
 	alive    mapper.Frame // the keep-alive: always the same bytes, by which clients know it
 }
 
@@ -134,14 +142,18 @@ func (c *Control) outlet(w http.ResponseWriter, compress bool) *outlet {
 	if compress {
 		alive = c.alive.packed
 	}
-	return &outlet{w: w, rc: http.NewResponseController(w), compress: compress, quiet: time.NewTimer(keepAliveAfter()), alive: alive}
+	rc := http.NewResponseController(w)
+	stuck := time.AfterFunc(writeTime, func() { rc.SetWriteDeadline(time.Now()) })
+	stuck.Stop()
+	return &outlet{w: w, rc: rc, compress: compress, quiet: time.NewTimer(keepAliveAfter()), stuck: stuck, alive: alive}
 }
 
 func keepAliveAfter() time.Duration { return keepAliveLeast + randv2.N(keepAliveJitter) }
 
 // send writes one frame at once, and says whether the client is still there.
 func (o *outlet) send(frame mapper.Frame) bool {
-	o.rc.SetWriteDeadline(time.Now().Add(writeTime))
+	o.stuck.Reset(writeTime)
+	defer o.stuck.Stop()
 	for _, piece := range frame {
 		if _, err := o.w.Write(piece); err != nil {
 			return false
