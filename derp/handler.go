@@ -150,6 +150,7 @@ func (r *Relay) acceptPlain(_ context.Context, w http.ResponseWriter, req *http.
 		http.Error(w, "DERP needs HTTP/1.1", http.StatusHTTPVersionNotSupported)
 		return accepted{}, fmt.Errorf("taking over the connection: %w", err)
 	}
+	conn = decided(conn)
 	a := accepted{conn: conn, abort: conn.Close, ahead: readAhead(rw.Reader), remote: conn.RemoteAddr()}
 	switch conn := conn.(type) {
 	case *net.TCPConn:

@@ -113,6 +113,14 @@ func (w *wire) await(n int) error {
 	return nil
 }
 
+// first is the first byte that comes. It stays to be read.
+func (w *wire) first() (byte, error) {
+	if err := w.await(1); err != nil {
+		return 0, err
+	}
+	return w.in[w.from], nil
+}
+
 // Read implements net.Conn.
 func (w *wire) Read(b []byte) (int, error) {
 	if len(b) == 0 {

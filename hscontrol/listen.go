@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/console"
 )
@@ -72,7 +73,13 @@ func (s *Server) serveDoors(ctx context.Context) error {
 		group.Go(func() error { <-ctx.Done(); return s.stun.Close() })
 	}
 	if s.relay != nil {
-		group.Go(func() error { <-ctx.Done(); return s.relay.Close() })
+		group.Go(func() error {
+			<-ctx.Done()
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+			defer cancel()
+			s.relay.Drain(last)
+			return s.relay.Close()
+		})
 	}
 	return group.Wait()
 }
@@ -141,9 +148,9 @@ func (s *Server) secured(l net.Listener, either bool) net.Listener {
 		tlsConfig = s.relay.TLSConfig(tlsConfig)
 	}
 	if either {
-		return &eitherListener{Listener: l, tls: tlsConfig}
+		return derp.Either(l, tlsConfig)
 	}
-	return tls.NewListener(l, tlsConfig)
+	return tls.NewListener(derp.Buffered(l, true), tlsConfig)
 }
 
 // clientRoutes are all that is asked of the main port.

@@ -6,6 +6,7 @@
 //	listen.go     sockets: clients, administrators, metrics
 //	tls.go        certificates, and both TLS and plain HTTP on one port
 //	relay.go      the embedded relay and the DERP map
+//	relaylimits.go  whom the embedded relay serves, and how much
 //	reload.go     SIGHUP
 //	keeping.go    what happens by the clock
 package hscontrol
@@ -125,6 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 	rooms.Go(func() error { return s.state.Run(inner) })
 	rooms.Go(func() error { return s.keep(inner) })
 	rooms.Go(func() error { return s.followDERP(inner) })
+	rooms.Go(func() error { return s.keepRelay(inner) })
 	rooms.Go(func() error { return s.watch(inner) })
 	rooms.Go(func() error { return s.cert.run(inner) })
 

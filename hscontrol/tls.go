@@ -5,12 +5,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/crypto/acme"
@@ -110,85 +108,6 @@ func (c *certificate) run(ctx context.Context) error {
 
 // challenge answers the HTTP-01 challenge and sends everybody else to HTTPS.
 func (c *certificate) challenge() http.Handler { return c.acme.HTTPHandler(nil) }
-
-// eitherListener takes connections that begin with TLS and such that do not, on one port: a server whose URL is plain
-// http has clients that insist on TLS after a while, and its relay needs TLS in any case.
-type eitherListener struct {
-	net.Listener
-	tls *tls.Config
-}
-
-func (l *eitherListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &eitherConn{Conn: conn, tls: l.tls}, nil
-}
-
-// eitherConn decides by the first byte, which is read with the first Read: the listener never waits for a client.
-// Deadlines are those of the socket in both cases.
-type eitherConn struct {
-	net.Conn // the socket
-	tls      *tls.Config
-	once     sync.Once
-	over     atomic.Pointer[net.Conn] // what is spoken over the socket, once that is known
-	err      error                    // of the first byte
-}
-
-// tlsHandshake is the type of the first TLS record (RFC 8446, 5.1).
-const tlsHandshake = 0x16
-
-func (c *eitherConn) decide() {
-	var first [1]byte
-	n, err := c.Conn.Read(first[:])
-	if n == 0 {
-		c.err = err
-		return
-	}
-	var over net.Conn = &begunConn{Conn: c.Conn, first: first[:]}
-	if first[0] == tlsHandshake {
-		over = tls.Server(over, c.tls)
-	}
-	c.over.Store(&over)
-}
-
-func (c *eitherConn) Read(p []byte) (int, error) {
-	c.once.Do(c.decide)
-	if c.err != nil {
-		return 0, c.err
-	}
-	return (*c.over.Load()).Read(p)
-}
-
-func (c *eitherConn) Write(p []byte) (int, error) {
-	if over := c.over.Load(); over != nil {
-		return (*over).Write(p)
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *eitherConn) Close() error {
-	if over := c.over.Load(); over != nil {
-		return (*over).Close()
-	}
-	return c.Conn.Close()
-}
-
-// begunConn gives back the bytes that were read to look at them.
-type begunConn struct {
-	net.Conn
-	first []byte
-}
-
-func (c *begunConn) Read(p []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(p, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
 
 // withoutHTTP2 leaves out the protocol that cannot be upgraded.
 func withoutHTTP2(protos []string) []string {

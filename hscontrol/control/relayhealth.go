@@ -146,7 +146,7 @@ func (c *Control) toProbe(health map[tailnet.RelayID]*relayHealth) (out []*probe
 	there := map[tailnet.RelayID]bool{}
 	for _, r := range relaysOf(admission{views: c.State.Views()}) {
 		s := c.relaySessionOf(r.ID)
-		if s == nil && r.Online || s != nil && s.leaving.Load() || s == nil && r.OutBecause == stoppedItself {
+		if r.Draining || s == nil && r.Online || s != nil && s.leaving.Load() || s == nil && r.OutBecause == stoppedItself {
 			continue
 		}
 		session := ""
