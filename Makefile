@@ -87,6 +87,10 @@ bench: ## prints the numbers, then those of the hot paths
 	@echo "bench: hot paths"
 	@go test -run '^$$' -bench . -benchmem -timeout 40m $$(go list ./hscontrol/... ./derp/... | grep -v /hstest)
 
+.PHONY: soak-derp
+soak-derp: ## ten minutes of all that the Internet has for a relay (SOAK=10m)
+	SOAK=$${SOAK:-10m} go test ./hscontrol/hstest -run '^TestSoakDERP$$' -count=1 -timeout 60m -v
+
 .PHONY: docs
 docs: ## writes the CLI reference anew
 	go generate ./cmd/headscale/...
