@@ -3,6 +3,7 @@ package derp_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -55,6 +56,22 @@ func enter(t testing.TB, url string, relay key.NodePublic, self key.NodePrivate,
 	if err != nil {
 		t.Fatal(err)
 	}
+	return greet(t, conn, relay, self, mesh)
+}
+
+// enterTLS is enter for a relay that speaks TLS, whatever its certificate.
+func enterTLS(t testing.TB, addr string, relay key.NodePublic, self key.NodePrivate) *raw {
+	t.Helper()
+	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return greet(t, conn, relay, self, false)
+}
+
+func greet(t testing.TB, conn net.Conn, relay key.NodePublic, self key.NodePrivate, mesh bool) *raw {
+	t.Helper()
+	var err error
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(patience))
 	fmt.Fprint(conn, "GET /derp HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: DERP\r\nDerp-Fast-Start: 1\r\n\r\n")
