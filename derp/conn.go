@@ -63,6 +63,7 @@ type client struct {
 	heard map[nodeKey]struct{} // whose end it wants to be told; guarded by engine.mu
 
 	out            outbox
+	slabs          uint8 // that were taken from it, to look at some of them; guarded by out
 	writer         sync.WaitGroup
 	keepAlive      *time.Timer
 	keepAliveEvery time.Duration

@@ -114,9 +114,11 @@ func (r *Relay) serveDERP(w http.ResponseWriter, req *http.Request) {
 		r.noteRefused(ctx, refused)
 		return
 	case err != nil:
+		r.engine.count.failed.Add(1)
 		r.log.DebugContext(ctx, "handshake failed", "source", req.RemoteAddr, "err", err)
 		return
 	}
+	r.engine.count.admitted.Add(1)
 	r.gate.admitted(c.source.Addr())
 	// A goroutine of its own has a small stack, and lets go of all that the request had.
 	handedOver = true

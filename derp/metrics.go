@@ -36,7 +36,9 @@ type counters struct {
 	homes, movesIn, movesOut            atomic.Int64
 	goneDisconnected, goneNotHere       atomic.Int64
 	pings, unknownFrames, writeTimeouts atomic.Int64
+	admitted, failed                    atomic.Int64 // handshakes; those refused are below
 	rateWaits, refused, strangers       atomic.Int64
+	age                                 ages
 	dropped, droppedBytes               [dropReasons][len(kinds)]atomic.Int64
 }
 

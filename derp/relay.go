@@ -65,8 +65,10 @@ type Relay struct {
 		closed bool
 		open   sync.WaitGroup
 	}
-	mesh *mesh
-	gate *gate
+	mesh  *mesh
+	gate  *gate
+	stun  *STUN // nil unless Run opened one
+	ports Ports // what Run opened
 }
 
 // New makes a relay that is ready to serve. It opens no listener: that is Run's, or the

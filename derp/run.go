@@ -34,12 +34,16 @@ type Listen struct {
 	// one, negative opens none.
 	STUNPort int
 
-	// DebugAddr is the TCP address for /debug/vars and /debug/pprof/. "" opens none.
+	// DebugAddr is the TCP address for the operator: a status page, /metrics, /healthz,
+	// /debug/vars and /debug/pprof/. "" opens none.
 	DebugAddr string
 
 	// KeepAlive is the time between TCP keep-alives; UserTimeout is how long data may stay
 	// unacknowledged. Zero leaves them to the system.
 	KeepAlive, UserTimeout time.Duration
+
+	// Notes, if set, gives more lines for the status page of DebugAddr.
+	Notes func() []Note
 
 	// Ready, if set, is called once when everything is open.
 	Ready func(Ports)
@@ -69,6 +73,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		return err
 	}
 	services, bound, err := r.open(ctx)
+	r.ports = bound
 	stop := func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 		defer cancel()
@@ -156,7 +161,9 @@ func (r *Relay) openHTTP(ctx context.Context, bound Ports) (*service, error) {
 		r.log.Warn("the http port cannot be had: no captive portal checks, no redirect to https", "addr", l.Addr, "err", err)
 		return nil, nil
 	}
-	srv := r.httpServer(l.Cert.HTTPHandler(plainPages(port)))
+	pages := plainPages(port)
+	pages.HandleFunc("/healthz", r.servePublicHealth)
+	srv := r.httpServer(l.Cert.HTTPHandler(pages))
 	return httpService(ln, srv, srv.Serve), nil
 }
 
@@ -170,6 +177,7 @@ func (r *Relay) openSTUN(ctx context.Context, _ Ports) (*service, error) {
 		return nil, err
 	}
 	s.silentWhile(&r.engine.takesNone)
+	r.stun = s
 	return &service{s.Addr(), s.Serve, func(context.Context) { s.Close() }}, nil
 }
 
@@ -224,7 +232,7 @@ func httpService(ln net.Listener, srv *http.Server, serve func(net.Listener) err
 
 // plainPages answers on the http port: the captive portal check, and a redirect of all else
 // to the relay's https port.
-func plainPages(tlsPort uint16) http.Handler {
+func plainPages(tlsPort uint16) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/generate_204", serveNoContent)
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
@@ -250,9 +258,13 @@ func plainPages(tlsPort uint16) http.Handler {
 // debugPages are for the operator; they are served at an address of their own.
 func (r *Relay) debugPages() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", r.serveStatus)
+	mux.HandleFunc("/healthz", r.serveHealth)
+	mux.HandleFunc("/metrics", r.serveMetrics)
+	mux.HandleFunc("/debug/varz", r.serveMetrics) // where cmd/derper has them
 	mux.HandleFunc("/debug/vars", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintln(w, r.engine.vars().String())
+		fmt.Fprintf(w, "{\"derp\": %s}\n", r.engine.vars())
 	})
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -224,6 +224,11 @@ func (c *client) take() (control []byte, s *slab) {
 	if s = o.disco.take(now, c.dropDiscoOld); s == nil {
 		s = o.bulk.take(now, c.dropBulkOld)
 	}
+	if s != nil {
+		if c.slabs++; c.slabs%ageEvery == 0 {
+			c.eng.count.age.note(now - s.born)
+		}
+	}
 	return control, s
 }
 
