@@ -35,7 +35,7 @@ func (a *announcer) ready(b derp.Ports) {
 	line("relay", b.Relay, "tcp", a.tls())
 	line("http", b.HTTP, "tcp", "captive portal checks, redirect to https")
 	line("stun", b.STUN, "udp", "tells clients how the world sees them")
-	line("debug", b.Debug, "tcp", "/debug/vars, /debug/pprof/")
+	line("debug", b.Debug, "tcp", "status page, /metrics, /healthz, /debug/vars, /debug/pprof/")
 	fmt.Fprintf(&p, "  admits %s\n", a.admits())
 	if entry != "" {
 		fmt.Fprintf(&p, "For the DERP map of the control server (headscale: a file in derp.paths):\n%s\n", entry)

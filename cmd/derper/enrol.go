@@ -3,8 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/derp/enrol"
@@ -73,4 +76,34 @@ func (r *relay) setLimits(own derp.Limits) {
 		return
 	}
 	r.Relay.SetLimits(own)
+}
+
+// enrolNotes tell on the status page how it stands with the control server.
+func enrolNotes(st enrol.Status, now time.Time) []derp.Note {
+	notes := []derp.Note{{Name: "Address", Text: withoutPassword(st.Control)}}
+	add := func(name, text string, bad bool) { notes = append(notes, derp.Note{Name: name, Text: text, Bad: bad}) }
+	if e := st.Enrolment; e.ID == 0 {
+		add("Enrolled", "not yet", true)
+	} else {
+		add("Enrolled", fmt.Sprintf("as %s, region %d %s", e.Name, e.RegionID, e.RegionCode), false)
+	}
+	switch {
+	case st.Connected:
+		add("Session", "open", false)
+	case st.Contact.IsZero():
+		add("Session", cmp.Or(st.Trouble, "none yet"), true)
+	default:
+		add("Session", fmt.Sprintf("none: %s; last heard of %s ago", cmp.Or(st.Trouble, "the line is down"), now.Sub(st.Contact).Round(time.Second)), true)
+	}
+	if len(st.Published) > 0 {
+		add("In the DERP map", strings.Join(st.Published, ", "), false)
+	} else {
+		add("In the DERP map", "no: "+cmp.Or(st.OutBecause, "the server has not said so yet"), true)
+	}
+	admits := fmt.Sprintf("%d nodes", st.Nodes)
+	if !st.Until.IsZero() {
+		admits += ", without the server until " + st.Until.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	add("Admits", admits, st.Nodes == 0 && !st.Connected)
+	return notes
 }

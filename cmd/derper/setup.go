@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"tailscale.com/types/key"
 
@@ -60,6 +61,9 @@ func (s *settings) build(log *slog.Logger, out io.Writer) (*relay, error) {
 			return nil, err
 		}
 		a.cert.Store(cfg.Listen.Cert)
+	}
+	if agent != nil {
+		cfg.Listen.Notes = func() []derp.Note { return enrolNotes(agent.Status(), time.Now()) }
 	}
 	open := make(chan derp.Ports, 1)
 	cfg.Listen.Ready = func(p derp.Ports) {
