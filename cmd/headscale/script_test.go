@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			"serve":   serve,
 			"capture": capture,
 			"aligned": aligned,
+			"relay":   relay,
 		},
 	})
 }
@@ -42,10 +43,14 @@ func setup(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
+	door, err := freeAddr()
+	if err != nil {
+		return err
+	}
 	text := fmt.Sprintf(`
 data_dir: %[1]s/data
 server_url: http://127.0.0.1:8080
-listen_addr: 127.0.0.1:0
+listen_addr: %[3]s
 metrics_listen_addr: ""
 grpc_listen_addr: %[2]s
 grpc_allow_insecure: true
@@ -60,10 +65,12 @@ derp:
     stun_listen_addr: 127.0.0.1:0
     ipv4: 192.0.2.7
   auto_update_enabled: false
-`, env.WorkDir, free)
+`, env.WorkDir, free, door)
+	env.Values[relayGone{}] = &ending{}
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
 	env.Setenv("GRPC_ADDR", free)
+	env.Setenv("HTTP_ADDR", door)
 	env.Setenv("HEADSCALE_CONFIG", filepath.Join(env.WorkDir, "config.yaml"))
 	return os.WriteFile(filepath.Join(env.WorkDir, "config.yaml"), []byte(text), 0o600)
 }
