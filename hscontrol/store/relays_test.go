@@ -624,3 +624,38 @@ func (h *relayHerd) act() string {
 	}
 	return a.name
 }
+
+// FuzzRelayName: whatever a relay calls itself, it gets a name that is a DNS label and no number, and a region whose code
+// is one.
+func FuzzRelayName(f *testing.F) {
+	for _, name := range []string{"vps", "VPS 1", "42", "-", "..", "北京", "a\x00b", "\xff", strings.Repeat("9", 70), strings.Repeat("x-", 40)} {
+		f.Add(name)
+	}
+	w := newWorld(f, sqliteConfig(f))
+	shared := w.relayKey(tailnet.RelayKey{Reusable: true})
+	f.Fuzz(func(t *testing.T, name string) {
+		w := &world{Store: w.Store, t: t, clock: w.clock, ctx: w.ctx}
+		var made []*tailnet.Relay
+		for range 2 {
+			r, err := w.EnrolRelay(w.ctx, store.RelayEnrolment{Key: shared, MachineKey: key.NewMachine().Public(), Name: name})
+			if err != nil {
+				t.Fatalf("%q: %v", name, err)
+			}
+			if _, err := w.RenameRelay(w.ctx, r.ID, store.RelayNames{Name: r.Name}); err != nil {
+				t.Errorf("%q: the relay cannot keep its name: %v", name, err)
+			}
+			if region := w.region(r); tailnet.ValidateRegionCode(region.Code) != nil {
+				t.Errorf("%q: got region %q", name, region.Code)
+			}
+			made = append(made, r)
+		}
+		if made[0].RegionID == made[1].RegionID {
+			t.Errorf("%q: two relays that asked for no region share one", name)
+		}
+		for _, r := range made {
+			if err := w.RemoveRelay(w.ctx, r.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
