@@ -150,11 +150,11 @@ func (a *announcer) entry() (entry, note string) {
 	if err != nil {
 		return "", "No entry for the DERP map: " + err.Error()
 	}
-	return derpmap.Entry(region), strings.Join(append(notes, certNotes(list[:len(list)-1])...), "\n")
+	return derpmap.Entry(region), strings.Join(append(notes, certNotes(list[:len(list)-1], r.HostName)...), "\n")
 }
 
 // certNotes say what to know about certificates that are known by their pins.
-func certNotes(list []derp.CertInfo) (notes []string) {
+func certNotes(list []derp.CertInfo, host string) (notes []string) {
 	if len(list) == 0 || list[0].Pin == "" {
 		return nil
 	}
@@ -162,7 +162,7 @@ func certNotes(list []derp.CertInfo) (notes []string) {
 	for _, old := range list[1:] {
 		notes = append(notes, fmt.Sprintf("An entry with the old pin, %s, works until %s: replace it before.", old.Pin, old.Expires.UTC().Format(time.RFC1123)))
 	}
-	if list[0].Name != "" {
+	if list[0].Name == host {
 		notes = append(notes, "HostName is the certificate's own name: clients dial the address, and the name says which certificate they know.")
 	}
 	return notes

@@ -71,7 +71,7 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs.StringVar(&s.addr, "a", ":443", "TCP `address` of the relay, :port or ip:port")
 	fs.IntVar(&s.httpPort, "http-port", 80, "TCP `port` for plain HTTP: captive portal checks, ACME challenges, redirects; -1 for none. If it is taken, that is fatal only when the certificate needs it")
 	fs.IntVar(&s.stunPort, "stun-port", 3478, "UDP `port` of STUN")
-	fs.StringVar(&s.debugAddr, "debug-addr", "", "TCP `address` for counters and pprof, best a loopback one; none if empty. (The public port has no /debug)")
+	fs.StringVar(&s.debugAddr, "debug-addr", "", "TCP `address` for the operator: status page, metrics, pprof, best a loopback one; none if empty. (The public port has no /debug)")
 	fs.BoolVar(&s.stun, "stun", true, "run a STUN server")
 	fs.BoolVar(&s.derp, "derp", true, "run a relay; without it the other pages remain")
 
@@ -79,7 +79,7 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs.StringVar(&s.certMode, "certmode", "", "letsencrypt, manual, selfsigned, or off (plain HTTP, behind a TLS proxy); if empty, letsencrypt for a host name and selfsigned otherwise")
 	fs.StringVar(&s.certDir, "certdir", home.certs, "`directory` of certificates and their keys; manual reads HOSTNAME.crt and HOSTNAME.key there")
 	fs.StringVar(&s.hostname, "hostname", "", "what clients connect to: a host name or an IP address; if empty, the addresses of this machine")
-	fs.DurationVar(&s.certValidity, "cert-validity", 365*24*time.Hour, "how long a self-signed certificate is valid; when it is renewed, a month before its end, its pin in the DERP map must follow")
+	fs.DurationVar(&s.certValidity, "cert-validity", 365*24*time.Hour, "how long a self-signed certificate is valid; the next one is made a month (or a tenth of that) before its end, and both are served until then")
 	fs.StringVar(&s.acmeEmail, "acme-email", "", "`address` given to Let's Encrypt")
 	fs.StringVar(&s.acmeDirectory, "acme-directory", "", "`URL` of another ACME authority than Let's Encrypt")
 
