@@ -301,7 +301,6 @@ func (a *Agent) keep(ctx context.Context, h Host) {
 		case <-tick.C:
 		}
 		now := time.Now()
-		a.count(h.Relay.Load())
 		a.endOutage(h, now)
 		if now.Sub(swept) >= sweepEvery {
 			swept = now
@@ -309,6 +308,7 @@ func (a *Agent) keep(ctx context.Context, h Host) {
 		}
 		if since := now.Sub(stored); since >= noteEvery || since >= storeEvery && a.roster.dirty() {
 			stored = now
+			a.count(h.Relay.Load())
 			a.store()
 		}
 		if n, up := a.roster.size(); up && n != nodes && now.Sub(told) >= tellEvery {

@@ -3,6 +3,7 @@ package enrol
 import (
 	"bytes"
 	"io"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"tailscale.com/types/key"
@@ -51,4 +52,17 @@ func SampleState() []byte {
 		panic(err)
 	}
 	return raw
+}
+
+// StoreList writes a state file of a relay that is enrolled, and has just received this list.
+func StoreList(path string, nodes []key.NodePublic) error {
+	now := time.Now()
+	var keys []byte
+	for _, k := range nodes {
+		keys = k.AppendTo(keys)
+	}
+	return (&stateFile{path: path}).write(&state{
+		MachineKey: key.NewMachine(), ServerKey: key.NewMachine().Public(), Enrolment: &Enrolment{ID: 1, Name: "home-1"}, Contact: now,
+		List: &nodeList{Number: 1, At: now, Classes: []nodeClass{{0, keys}}},
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -82,23 +81,33 @@ func (r *roster) restore(s *state, now time.Time) {
 
 // stored is what the file keeps. It counts as saved.
 func (r *roster) stored() (*nodeList, time.Time) {
+	type entry struct {
+		key   key.NodePublic
+		class uint32
+	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.unsaved = false
 	if r.nodes == nil {
+		defer r.mu.Unlock()
 		return nil, r.contact
 	}
-	classes := map[uint32][]byte{}
-	for _, k := range slices.SortedFunc(maps.Keys(r.nodes), key.NodePublic.Compare) {
-		c := r.nodes[k]
-		classes[c] = k.AppendTo(classes[c])
+	list, contact := &nodeList{Number: r.number, At: r.at, Classes: []nodeClass{}}, r.contact
+	entries := make([]entry, 0, len(r.nodes))
+	for k, class := range r.nodes {
+		entries = append(entries, entry{k, class})
 	}
-	list := &nodeList{Number: r.number, At: r.at, Classes: []nodeClass{}}
-	for c, keys := range classes {
-		list.Classes = append(list.Classes, nodeClass{c, keys})
+	r.mu.Unlock() // nobody waits for what follows
+	slices.SortFunc(entries, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.class, b.class), a.key.Compare(b.key))
+	})
+	for i, e := range entries {
+		if i == 0 || e.class != entries[i-1].class {
+			list.Classes = append(list.Classes, nodeClass{Class: e.class})
+		}
+		c := &list.Classes[len(list.Classes)-1]
+		c.Keys = e.key.AppendTo(c.Keys)
 	}
-	slices.SortFunc(list.Classes, func(a, b nodeClass) int { return cmp.Compare(a.Class, b.Class) })
-	return list, r.contact
+	return list, contact
 }
 
 // touch says that there is something to save.
