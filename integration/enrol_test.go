@@ -131,33 +131,3 @@ func TestRelayMoves(t *testing.T) {
 	}
 	says(t, server.Do("headscale derp list"), "203.0.113.41")
 }
-
-// TestRelayBehindARouter is the same where the router has the address and hands the ports on.
-func TestRelayBehindARouter(t *testing.T) {
-	t.Parallel()
-	l, server := noRelay(t)
-	key := enrolKey(t, server, "")
-	router := l.Home("router", "203.0.113.40", lab.Easy, "192.168.9.0/24")
-	host := router.Machine("relay")
-	router.Do(`nft -f - <<'END'
-table ip forwarded {
-	chain in {
-		type nat hook prerouting priority dstnat
-		iifname "eth0" meta l4proto { tcp, udp } th dport { 443, 3478 } dnat to ` + host.Addr() + `
-	}
-}
-insert rule ip home forward iifname "eth0" ct status dnat accept
-END`)
-	derper := host.Begin("derper --control=http://" + serverIP + ":8080 --region=home --enroll-key=" + key)
-	derper.Await(`published as 203\.0\.113\.40:443`)
-
-	l.Step("the router gets another address")
-	began := time.Now()
-	router.Renumber("203.0.113.41")
-	derper.Await(`published as 203\.0\.113\.41:443`)
-	took := time.Since(began)
-	t.Logf("published after %v", took)
-	if took > 30*time.Second {
-		t.Errorf("the relay was published at its new address after %v, want 30 s", took)
-	}
-}

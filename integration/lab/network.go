@@ -116,6 +116,7 @@ type Home struct {
 	lan     *Network
 	nat     NAT
 	blocked bool
+	forward []string // rules that lead ports of the public address to machines inside
 }
 
 // Home makes a household at the public address wan, with the inside addresses of the network lan.
@@ -136,6 +137,24 @@ func (h *Home) Machine(name string) *Host {
 	m := h.lab.newHost(name)
 	m.plug(h.lan, netip.Addr{})
 	return m
+}
+
+// Forward leads ports of the public address, such as "tcp/443", to the same ports of a machine in the household.
+func (h *Home) Forward(to *Host, ports ...string) {
+	h.lab.t.Helper()
+	for _, p := range ports {
+		proto, port, _ := strings.Cut(p, "/")
+		h.forward = append(h.forward, fmt.Sprintf("iifname eth0 %s dport %s dnat to %s", proto, port, to.addr))
+	}
+	h.rules()
+}
+
+// Renumber gives the household another public address. What still comes for the former one is lost, also in connections
+// that are under way.
+func (h *Home) Renumber(addr string) {
+	h.lab.t.Helper()
+	h.Host.Renumber(addr)
+	h.rules()
 }
 
 // BlockUDP makes the router drop all UDP between inside and outside, or lets it pass again.
@@ -167,6 +186,15 @@ table ip home {
 		%s
 		ct state established,related accept
 		iifname "lan" oifname "eth0" accept
+		ct status dnat accept
+	}
+	chain incoming {
+		type nat hook prerouting priority dstnat
+		%s
+	}
+	chain former {
+		type filter hook prerouting priority raw
+		iifname "eth0" ip daddr != %s drop
 	}
 	chain input {
 		type filter hook input priority filter; policy drop
@@ -178,7 +206,7 @@ table ip home {
 		oifname "eth0" %s
 	}
 }
-END`, udp, masquerade)
+END`, udp, strings.Join(h.forward, "\n"), h.addr, masquerade)
 }
 
 // LAN makes a network of its own, with no way out, for what stands behind a subnet router.
