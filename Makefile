@@ -91,6 +91,10 @@ bench: ## prints the numbers, then those of the hot paths
 soak-derp: ## ten minutes of all that the Internet has for a relay (SOAK=10m)
 	SOAK=$${SOAK:-10m} go test ./hscontrol/hstest -run '^TestSoakDERP$$' -count=1 -timeout 60m -v
 
+.PHONY: bench-derp
+bench-derp: ## our relay against cmd/derper, side by side (BENCH_DERP='-rounds 5 -only REGEXP'); fails on a missed ratio
+	@go run ./derp/bench $(BENCH_DERP)
+
 .PHONY: docs
 docs: ## writes the CLI reference anew
 	go generate ./cmd/headscale/...
