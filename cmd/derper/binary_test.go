@@ -352,6 +352,7 @@ func TestFailuresExitWithOneSentence(t *testing.T) {
 	if err := os.WriteFile(notADir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	enrolKey := "hskey-relay-0123456789ab-" + strings.Repeat("5a", 32)
 	for _, tt := range []struct{ args, want string }{
 		{"-a 127.0.0.1:" + port, "opening the relay's port"},
 		{"-a nowhere", "listen address"},
@@ -364,6 +365,12 @@ func TestFailuresExitWithOneSentence(t *testing.T) {
 		{"-home nowhere", "home page"},
 		{"-verify-client-url nowhere", "-verify-client-url"},
 		{"-rate-config " + notADir, "rate file"},
+		{"-control http://127.0.0.1:1", "not enrolled yet"},
+		{"-control 127.0.0.1:8080 -enroll-key " + enrolKey, "give its URL"},
+		{"-control http://127.0.0.1:1 -enroll-key " + strings.Replace(enrolKey, "relay", "auth", 1), "of another kind"},
+		{"-control http://127.0.0.1:1 -enroll-key " + enrolKey + " -enroll-state " + notADir, "is damaged"},
+		{"-control http://127.0.0.1:1 -enroll-key " + enrolKey + " -certmode off", "-hostname"},
+		{"-control http://127.0.0.1:1 -enroll-key " + enrolKey + " -derp=false", "runs none"},
 	} {
 		cmd := exec.Command(binary(t), strings.Fields("-a 127.0.0.1:0 -http-port -1 -stun=false -log-level error "+tt.args)...)
 		cmd.Env = []string{"STATE_DIRECTORY=" + t.TempDir()}
