@@ -36,6 +36,7 @@ type engine struct {
 	endOver   func()        // closes it
 	tasks     sync.WaitGroup
 	count     counters
+	stock     stock
 
 	// peers are all that can be reached. It is read without a lock and written under mu.
 	peers hashtriemap.HashTrieMap[nodeKey, *peer]
@@ -71,6 +72,7 @@ func newEngine(cfg Config) (*engine, error) {
 		hearers:  map[nodeKey]map[*client]struct{}{},
 		lines:    map[*client]struct{}{},
 		over:     make(chan struct{}),
+		stock:    stock{most: maxWaiting},
 	}
 	e.endOver = sync.OnceFunc(func() { close(e.over) })
 	switch {
@@ -125,6 +127,7 @@ func newClient(e *engine, a accepted) *client {
 	}
 	_, c.sealed = a.conn.(*tls.Conn)
 	c.out.wake = make(chan struct{}, 1)
+	c.out.disco.stock, c.out.bulk.stock = &e.stock, &e.stock
 	if ap, err := netip.ParseAddrPort(a.remote.String()); err == nil {
 		c.source = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}

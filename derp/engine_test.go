@@ -32,9 +32,8 @@ func present(t testing.TB, e *engine) *client {
 	t.Helper()
 	near, far := net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
-	c := &client{eng: e, id: e.ids.Add(1), conn: near, gone: make(chan struct{}), ended: make(chan struct{}), abort: near.Close, began: time.Now()}
+	c := newClient(e, accepted{conn: near, abort: near.Close, remote: near.RemoteAddr()})
 	c.key = rawKey(key.NewNode().Public())
-	c.out.wake = make(chan struct{}, 1)
 	c.out.state = running
 	e.open[c] = struct{}{}
 	e.join(c)

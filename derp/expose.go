@@ -132,7 +132,7 @@ func (r *Relay) metrics() []metric {
 		counter("derp_got_ping", "Pings of clients.", float64(c.pings.Load())),
 		counter("derp_peer_gone_disconnected_frames", "Clients told that a peer has left.", float64(c.goneDisconnected.Load())),
 		counter("derp_peer_gone_not_here_frames", "Clients told that a peer is not here.", float64(c.goneNotHere.Load())),
-		gauge("derp_month_sent_bytes", "Bytes sent in this calendar month (UTC).", float64(e.month.count(time.Now(), n.carried()))),
+		gauge("derp_month_sent_bytes", "Bytes sent in this calendar month (UTC).", float64(e.month.count(time.Now(), e.carried()))),
 		gauge("derp_month_quota_bytes", "Bytes that may be sent in a month; 0 for any.", float64(e.limits.Load().MonthlyQuota)),
 		gauge("derp_taking_clients", "1 if new clients are taken.", oneIf(e.closedTo() == "")),
 	}

@@ -50,6 +50,7 @@ func (g *gate) pass(ctx context.Context, from netip.Addr) bool {
 			return true
 		case <-l.replaced: // by others, which may allow more
 			t.Stop()
+			r.Cancel()
 		case <-ctx.Done():
 			t.Stop()
 			r.Cancel()

@@ -194,3 +194,37 @@ func TestQuotaComesBackWithTheMonth(t *testing.T) {
 	}
 	e.close()
 }
+
+// However many receivers are slow, what waits for them stays within bounds, and each still has
+// something of its own.
+func TestWhatWaitsIsBoundedForAllTogether(t *testing.T) {
+	e := testEngine(t)
+	a := present(t, e)
+	e.stock.most = 8 << 20
+	receivers := 2 * int(e.stock.most) / laneBytes
+	var list []*client
+	for range receivers {
+		c := present(t, e)
+		list = append(list, c)
+		in := batch(c, laneBytes/1200, 1200)
+		for len(in) > 0 {
+			used, _, err := a.frames(in[:min(len(in), readSize)])
+			if err != nil {
+				t.Fatal(err)
+			}
+			in = in[used:]
+		}
+	}
+	if got, most := e.stock.Load(), e.stock.most+int64(receivers*slabSize); got > most {
+		t.Errorf("%d MiB wait, want at most %d MiB", got>>20, most>>20)
+	}
+	for i, c := range list {
+		if c.out.bulk.bytes == 0 {
+			t.Fatalf("receiver %d has nothing", i)
+		}
+		c.shut()
+	}
+	if got := e.stock.Load(); got != 0 {
+		t.Errorf("%d bytes are counted when nothing waits", got)
+	}
+}

@@ -136,7 +136,7 @@ func (r *Relay) SetLimits(v Limits) { r.engine.setLimits(v) }
 // setLimits is SetLimits.
 func (e *engine) setLimits(v Limits) {
 	if v.UsedThisMonth != e.limits.Load().UsedThisMonth { // else it may be of an earlier month
-		e.month.atLeast(time.Now(), e.census().carried(), v.UsedThisMonth)
+		e.month.atLeast(time.Now(), e.carried(), v.UsedThisMonth)
 	}
 	e.mu.Lock()
 	old, now := e.limits.Load(), newLimits(v)
@@ -216,7 +216,7 @@ type bounds struct {
 }
 
 // pay charges n bytes that were read to c's bounds and, when those are exceeded, waits until
-// they are not, or others are in force. Meanwhile nothing is read, and TCP holds the sender
+// they are not, or c has others. Meanwhile nothing is read, and TCP holds the sender
 // back.
 func (c *client) pay(b *bounds, n int) error {
 	now := time.Now()
@@ -233,12 +233,18 @@ func (c *client) pay(b *bounds, n int) error {
 	c.settle()
 	t := time.NewTimer(d)
 	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-b.replaced:
-		return nil
-	case <-c.gone:
-		return net.ErrClosed
+	for {
+		select {
+		case <-t.C:
+			return nil
+		case <-b.replaced:
+			now := c.limit.Load()
+			if now == nil || now.node != b.node || now.total != b.total {
+				return nil
+			}
+			b = now
+		case <-c.gone:
+			return net.ErrClosed
+		}
 	}
 }

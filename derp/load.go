@@ -29,7 +29,7 @@ func (r *Relay) Load() Load {
 		ReceivedPackets: n.gotPackets + n.gotForwards,
 		SentPackets:     n.sentPackets + n.lines.sentPackets,
 		Refused:         uint64(e.count.refused.Load()),
-		SentThisMonth:   e.month.count(time.Now(), n.carried()),
+		SentThisMonth:   e.month.count(time.Now(), e.carried()),
 	}
 	for why := range dropReasons {
 		for kind := range kinds {

@@ -29,20 +29,26 @@ import (
 const referenceDerper = "tailscale.com/cmd/derper@v1.102.5"
 
 // BenchmarkMesh sends packets over two relays of a mesh, as processes of their own, and counts
-// their CPU time per packet: ours and cmd/derper, started in the same way.
+// their CPU time per packet: ours and cmd/derper, started in the same way, and one of each.
 func BenchmarkMesh(b *testing.B) {
 	dir := b.TempDir()
-	programs := map[string]string{"ours": filepath.Join(dir, "derper"), "derper": filepath.Join(dir, "reference", "derper")}
-	build(b, nil, "build", "-o", programs["ours"], "../cmd/derper")
-	build(b, []string{"GOBIN=" + filepath.Dir(programs["derper"])}, "install", referenceDerper)
+	ours, theirs := filepath.Join(dir, "derper"), filepath.Join(dir, "reference", "derper")
+	build(b, nil, "build", "-o", ours, "../cmd/derper")
+	build(b, []string{"GOBIN=" + filepath.Dir(theirs)}, "install", referenceDerper)
 	certificate(b, dir)
 	if err := os.WriteFile(filepath.Join(dir, "psk"), []byte(psk), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	for _, load := range []struct{ pairs, size int }{{1, 1200}, {10, 1200}, {100, 1200}, {10, 64}} {
-		for _, name := range []string{"ours", "derper"} {
-			b.Run(fmt.Sprintf("%dx%dB/%s", load.pairs, load.size, name), func(b *testing.B) {
-				m := startPair(b, programs[name], dir)
+		for _, by := range []struct {
+			name     string
+			programs [2]string
+		}{
+			{"ours", [2]string{ours, ours}}, {"derper", [2]string{theirs, theirs}},
+			{"from-ours-to-derper", [2]string{ours, theirs}}, {"from-derper-to-ours", [2]string{theirs, ours}},
+		} {
+			b.Run(fmt.Sprintf("%dx%dB/%s", load.pairs, load.size, by.name), func(b *testing.B) {
+				m := startPair(b, by.programs, dir)
 				m.measure(b, load.pairs, load.size)
 			})
 		}
@@ -90,7 +96,7 @@ type meshed struct {
 	pids  [2]int
 }
 
-func startPair(b *testing.B, program, dir string) *meshed {
+func startPair(b *testing.B, programs [2]string, dir string) *meshed {
 	b.Helper()
 	m := &meshed{}
 	for i := range m.addrs {
@@ -102,7 +108,7 @@ func startPair(b *testing.B, program, dir string) *meshed {
 		ln.Close()
 	}
 	for i, addr := range m.addrs {
-		cmd := exec.Command(program, "-a", addr, "-hostname", "127.0.0.1", "-certmode", "manual", "-certdir", dir,
+		cmd := exec.Command(programs[i], "-a", addr, "-hostname", "127.0.0.1", "-certmode", "manual", "-certdir", dir,
 			"-http-port", "-1", "-stun=false", "-c", filepath.Join(b.TempDir(), "key"),
 			"-mesh-psk-file", filepath.Join(dir, "psk"), "-mesh-with", strings.Join(m.addrs[:], ","))
 		cmd.Env = []string{"SSL_CERT_FILE=" + filepath.Join(dir, "127.0.0.1.crt")}

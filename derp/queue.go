@@ -3,6 +3,7 @@ package derp
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale.com/derp"
@@ -19,6 +20,8 @@ const (
 	laneSlabs = 12                     // so that slabs closed by age cannot pile up either
 	slabSpan  = 250 * time.Millisecond // between the first and the last packet of a slab
 	maxAge    = 2 * time.Second        // of what is still sent
+
+	maxWaiting = 256 << 20 // bytes, for all clients together
 )
 
 // slab holds whole frames, one after the other.
@@ -26,20 +29,31 @@ type slab struct {
 	buf  []byte
 	off  int           // of the first frame that still counts
 	born time.Duration // when the first frame came, on the engine's clock
+	from *stock
 }
 
 var slabs = sync.Pool{New: func() any { return &slab{buf: make([]byte, 0, slabSize)} }}
 
-func newSlab(need int, now time.Duration) *slab {
+// stock is how many bytes the slabs of a relay have room for. When that is the most, as when
+// the line that all clients share is too slow, a queue that has something gives that up before
+// it gets more.
+type stock struct {
+	atomic.Int64
+	most int64
+}
+
+func (k *stock) take(need int, now time.Duration) *slab {
+	k.Add(int64(max(need, slabSize)))
 	if need > slabSize { // a packet of the largest sizes, which WireGuard does not send
-		return &slab{buf: make([]byte, 0, need), born: now}
+		return &slab{buf: make([]byte, 0, need), born: now, from: k}
 	}
 	s := slabs.Get().(*slab)
-	s.buf, s.off, s.born = s.buf[:0], 0, now
+	s.buf, s.off, s.born, s.from = s.buf[:0], 0, now, k
 	return s
 }
 
 func (s *slab) free() {
+	s.from.Add(-int64(cap(s.buf)))
 	if cap(s.buf) == slabSize {
 		slabs.Put(s)
 	}
@@ -52,6 +66,7 @@ func (s *slab) frames() []byte { return s.buf[s.off:] }
 type lane struct {
 	slabs []*slab // oldest first
 	bytes int
+	stock *stock
 }
 
 // room returns n bytes at the end of the lane. Where there is none, the oldest packets go, and
@@ -69,7 +84,10 @@ func (l *lane) room(n int, now time.Duration, dropped func(frames []byte)) []byt
 		s = l.slabs[k-1]
 	}
 	if s == nil || cap(s.buf)-len(s.buf) < n || now-s.born > slabSpan {
-		s = newSlab(n, now)
+		for len(l.slabs) > 0 && l.stock.Load() >= l.stock.most {
+			l.dropSlab(dropped)
+		}
+		s = l.stock.take(n, now)
 		l.slabs = append(l.slabs, s)
 	}
 	l.bytes += n

@@ -46,15 +46,24 @@ func (m *month) atLeast(now time.Time, total, used uint64) uint64 {
 }
 
 // carried is what left the relay, in bytes, as the quota counts it: whole frames.
-func (n census) carried() uint64 {
+func (e *engine) carried() uint64 {
 	const head, forwardHead = derp.FrameHeaderLen + derp.KeyLen, derp.FrameHeaderLen + 2*derp.KeyLen
-	return n.sentBytes + n.sentPackets*head + n.lines.sentBytes + n.lines.sentPackets*forwardHead
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clients, lines := e.retired, e.retiredLines
+	for c := range e.clients {
+		clients.add(c)
+	}
+	for c := range e.lines {
+		lines.add(c)
+	}
+	return clients.sentBytes + clients.sentPackets*head + lines.sentBytes + lines.sentPackets*forwardHead
 }
 
 // checkQuota opens or closes the relay to clients, as the quota says.
 func (e *engine) checkQuota(now time.Time) {
 	quota := e.limits.Load().MonthlyQuota
-	n := e.month.count(now, e.census().carried())
+	n := e.month.count(now, e.carried())
 	e.setClosed(func(g *closure) { g.spent = quota > 0 && n >= quota })
 }
 
