@@ -2,9 +2,9 @@
 # clients.sh VERSION... builds unmodified Tailscale clients for the lab.
 #
 # Each version lands in ${XDG_CACHE_HOME:-$HOME/.cache}/keelscale/clients/VERSION/
-# as the two programs tailscale and tailscaled; one that is there already costs
-# nothing. A build goes to a directory beside it first and is renamed when whole,
-# so an interrupted build leaves nothing that a scene could mistake for a client.
+# as the two programs tailscale and tailscaled, and for the newest also derper, the
+# reference for our relay; one that is there already costs nothing. A build goes to a directory beside it first and is moved when whole, so
+# an interrupted build leaves nothing that a scene could mistake for a client.
 #
 # Releases before v1.62 do not build any more: their go.mod asks for inet.af
 # modules that are not to be had.
@@ -18,7 +18,13 @@ mkdir -p "$cache"
 cd / # away from the module: `go install PKG@VERSION` must not read its go.mod
 for version in "$@"; do
 	home="$cache/$version"
-	if [ -x "$home/tailscale" ] && [ -x "$home/tailscaled" ]; then
+	programs="tailscale tailscaled"
+	[ "$version" != v1.102.5 ] || programs="$programs derper"
+	missing=
+	for program in $programs; do
+		[ -x "$home/$program" ] || missing="$missing tailscale.com/cmd/$program@$version"
+	done
+	if [ -z "$missing" ]; then
 		echo "clients: $version is built"
 		continue
 	fi
@@ -28,10 +34,10 @@ for version in "$@"; do
 	rm -rf "$new"
 	mkdir "$new"
 	trap 'rm -rf "$new"' EXIT INT TERM
-	GOBIN="$new" GOFLAGS=-buildvcs=false nice go install -p 2 \
-		"tailscale.com/cmd/tailscale@$version" "tailscale.com/cmd/tailscaled@$version"
-	rm -rf "$home"
-	mv "$new" "$home"
+	GOBIN="$new" GOFLAGS=-buildvcs=false nice go install -p 2 $missing
+	mkdir -p "$home"
+	mv "$new"/* "$home"
+	rmdir "$new"
 	trap - EXIT INT TERM
 	echo "clients: built $version in $(($(date +%s) - begun)) s"
 done

@@ -13,10 +13,13 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"tailscale.com/tailcfg"
 
 	"github.com/keelscale/keelscale/integration/lab"
 )
@@ -297,28 +300,57 @@ func ownCertificate(t *testing.T, name string, valid time.Duration) pinned {
 	}
 }
 
-// TestRelayMesh has two relays in one region, which the control server makes a mesh of: who is connected to one is
-// reached by the other.
-func TestRelayMesh(t *testing.T) {
-	l, server := relayStage(t)
-	for i := range 2 {
-		l.Public(fmt.Sprintf("relay%d", i+1), fmt.Sprintf("203.0.113.%d", 40+i)).Enrolled(server, "--region=home", fmt.Sprintf("--name=home-%d", i+1))
-		server.AwaitRelay(fmt.Sprintf("home-%d", i+1), "in the map", inMap)
+// TestRelaysForSome has the policy choose who is told of which relay; those whom a change concerns go over by themselves.
+func TestRelaysForSome(t *testing.T) {
+	l, server := stage(t)
+	server.Do("headscale policy set -f - <<'END'\n" + `{"tagOwners": {"tag:cam": []}}` + "\nEND")
+	l.Public("relay", "203.0.113.40").Enrolled(server, "--region=home")
+	server.AwaitRelay("home-1", "in the map", inMap)
+	cam := l.Home("yard", "203.0.113.21", lab.Hard, "192.168.1.0/24").Machine("cam").Tailscale(lab.Newest).
+		Up(login, "--auth-key="+server.Key("-e 1h --tags tag:cam"))
+	desk := join(t, server, l.Home("house", "203.0.113.22", lab.Hard, "192.168.2.0/24").Machine("desk"))[0]
+	for _, c := range []*lab.Client{cam, desk} {
+		says(t, c.Eventually("tailscale debug derp-map", `"home"`), `"headscale"`)
 	}
-	l.Step("each client reaches only one of them")
-	var hosts []*lab.Host
-	for i, name := range []string{"desk", "kitchen"} {
-		home := l.Home(name+"-home", fmt.Sprintf("203.0.113.%d", 21+i), lab.Hard, fmt.Sprintf("192.168.%d.0/24", 1+i))
-		home.Do(fmt.Sprintf("ip route add blackhole 203.0.113.%d", 40+i))
-		hosts = append(hosts, home.Machine(name))
+
+	l.Step("cameras are told only of the relay at home")
+	rule := func(text string) { // as a policy, which says nothing else
+		server.Do("headscale policy set -f - <<'END'\n" + `{"tagOwners": {"tag:cam": []}, "derpMap": {"rules": [` + text + "]}}\nEND")
 	}
-	clients := join(t, server, hosts...)
-	desk, kitchen := clients[0], clients[1]
-	for i := range 2 {
-		server.AwaitRelay(fmt.Sprintf("home-%d", i+1), "one client", func(r lab.RelayRow) bool { return r.Clients == 1 })
-	}
-	l.Step("and yet they talk")
-	kitchen.Web("80")
-	says(t, desk.PingsByRelay(kitchen.IP()), "DERP(home)")
-	desk.Eventually("curl -s -m 5 http://"+kitchen.IP(), "kitchen sees "+desk.IP())
+	rule(`{"target": ["tag:cam"], "allow": ["home"]}`)
+	awaitMap(l, cam, "home")
+	awaitMap(l, desk, "headscale", "home")
+	says(t, desk.PingsByRelay(cam.IP()), "DERP(home)")
+
+	l.Step("then everybody but them is kept away from it, so that they have no relay in common")
+	rule(`{"target": ["tag:cam"], "allow": ["home"]}, {"target": ["autogroup:member"], "deny": ["home"]}`)
+	awaitMap(l, desk, "headscale")
+	desk.Refused("tailscale ping -c 1 --timeout 2s " + cam.IP())
+	says(t, server.Refused("headscale policy check -f - <<'END'\n"+`{"derpMap": {"rules": [{"target": ["*"], "allow": ["work"]}]}}`+"\nEND"),
+		"no relay is left for cam, desk")
+	rule("")
+	awaitMap(l, cam, "headscale", "home")
+	desk.PingsByRelay(cam.IP())
+}
+
+// awaitMap waits until a client's DERP map has exactly these regions.
+func awaitMap(l *lab.Lab, c *lab.Client, codes ...string) {
+	l.Await(fmt.Sprintf("the regions %v on %s", codes, c.Name), func() error {
+		out, err := c.Quietly("tailscale debug derp-map")
+		if err != nil {
+			return err
+		}
+		var m tailcfg.DERPMap
+		if err := json.Unmarshal([]byte(out), &m); err != nil {
+			return err
+		}
+		var got []string
+		for _, r := range m.Regions {
+			got = append(got, r.RegionCode)
+		}
+		if slices.Sort(got); !slices.Equal(got, codes) {
+			return fmt.Errorf("it has %v", got)
+		}
+		return nil
+	})
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +43,15 @@ func (h *Host) Tailscale(version string) *Client {
 	c.local = &local.Client{Socket: h.inside("/run/tailscale/tailscaled.sock"), UseSocketOnly: true}
 	c.Boot()
 	return c
+}
+
+// ReferenceDerper puts cmd/derper of the newest version on the host, in place of ours.
+func (h *Host) ReferenceDerper() {
+	h.lab.t.Helper()
+	if _, err := os.Stat(filepath.Join(clientDir(Newest), "derper")); err != nil {
+		h.lab.t.Skipf("cmd/derper is not built: run integration/clients.sh %s", Newest)
+	}
+	h.path = append([]string{clientDir(Newest)}, h.path...)
 }
 
 // Boot starts the daemon and waits until it is ready for commands.
