@@ -107,7 +107,7 @@ func (p *pieces) pack() {
 		return
 	}
 	piece := make([]byte, p.room(), p.room()+len(p.private)/2+64)
-	piece = zstdframe.AppendEncode(piece, p.private, zstdframe.FastestCompression)
+	piece = compressed(piece, p.private)
 	p.size += len(piece) - p.room()
 	p.frame = append(p.frame, piece)
 	p.private = p.private[:0]
@@ -126,6 +126,11 @@ func (p *pieces) end() Frame {
 	p.pack()
 	binary.LittleEndian.PutUint32(p.frame[0], uint32(p.size))
 	return p.frame
+}
+
+// compressed appends text as a zstd frame: without a checksum, since Noise vouches for every byte.
+func compressed(b, text []byte) []byte {
+	return zstdframe.AppendEncode(b, text, zstdframe.FastestCompression, zstdframe.WithChecksum(false))
 }
 
 // scratch is where messages are taken down before they are compressed.
@@ -189,7 +194,7 @@ func (b *blocks) packed(texts []*text) []byte {
 	}
 	buf := scratch.Get().(*[]byte)
 	*buf = joined((*buf)[:0], texts)
-	frame := zstdframe.AppendEncode(make([]byte, 0, len(texts)*160), *buf, zstdframe.FastestCompression)
+	frame := compressed(make([]byte, 0, len(texts)*160), *buf)
 	scratch.Put(buf)
 	b.mu.Lock()
 	defer b.mu.Unlock()

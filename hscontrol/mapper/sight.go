@@ -142,9 +142,9 @@ func mustJSON(v any) []byte {
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
 
-// patch says how peer became what it is, if the four fields that clients take in without a rebuild are all that
-// differ: endpoints, home region, online and last seen (types/netmap of the client). same is true if it looks just as
-// before.
+// patch says how peer became what it is, if no more differs than what a patch can say: endpoints, home region, online
+// and last seen, which clients take in without a rebuild, and disco key and capability version, which a node tells first
+// after it has joined. same is true if it looks just as before.
 func patch(from, to *state.View, was, is *tailnet.Node, s sight) (change *tailcfg.PeerChange, same bool) {
 	a, b := peer(from, was, s), peer(to, is, s)
 	change = &tailcfg.PeerChange{NodeID: b.ID}
@@ -167,6 +167,20 @@ func patch(from, to *state.View, was, is *tailnet.Node, s sight) (change *tailcf
 	if b.LastSeen != nil && (a.LastSeen == nil || !a.LastSeen.Equal(*b.LastSeen)) {
 		change.LastSeen, same = b.LastSeen, false
 	}
+	if a.DiscoKey != b.DiscoKey {
+		if b.DiscoKey.IsZero() {
+			return nil, false
+		}
+		change.DiscoKey, same = &b.DiscoKey, false
+	}
+	if a.Cap != b.Cap {
+		if b.Cap == 0 {
+			return nil, false
+		}
+		change.Cap, same = b.Cap, false
+	}
+	// The copies were made here, so they may be made the same. The disco key that the patch points to stays.
+	a.DiscoKey, a.Cap = b.DiscoKey, b.Cap
 	for _, n := range []*tailcfg.Node{a, b} {
 		n.Endpoints, n.HomeDERP, n.LegacyDERPString, n.Online, n.LastSeen = nil, 0, "", nil, nil
 	}
