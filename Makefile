@@ -95,6 +95,19 @@ soak-derp: ## ten minutes of all that the Internet has for a relay (SOAK=10m)
 bench-derp: ## our relay against cmd/derper, side by side (BENCH_DERP='-rounds 5 -only REGEXP'); fails on a missed ratio
 	@go run ./derp/bench $(BENCH_DERP)
 
+# The simulator is not part of this project; it lies beside it.
+MESHLOAD ?= ../shared/tools/meshload
+# What is measured: all, short (under three minutes), or some of 200 500 1000 2000 5000 policy tailnets beside.
+SIZES ?= all
+# Another server's program to run beside ours.
+AGAINST ?=
+
+.PHONY: bench-mesh
+bench-mesh: build ## our server under simulated nodes, beside what is wanted (SIZES=short AGAINST=...); fails on a missed number
+	@if ! [ -d "$(MESHLOAD)" ]; then echo "bench-mesh: the simulator is not in $(MESHLOAD); set MESHLOAD to where it is"; exit 1; fi
+	@cd "$(MESHLOAD)" && go build -o '$(CURDIR)/bin/meshload' .
+	@go run ./integration/meshbench -server bin/headscale -meshload bin/meshload -policy '$(MESHLOAD)/policy.json' -only '$(SIZES)' -against '$(AGAINST)'
+
 .PHONY: docs
 docs: ## writes the CLI reference anew
 	go generate ./cmd/headscale/...
