@@ -22,6 +22,7 @@ import (
 type engine struct {
 	key       key.NodePrivate
 	self      nodeKey
+	box       *relayKey
 	psks      atomic.Pointer[psks]
 	admit     Admit
 	patience  time.Duration // of a write; 0 for ever
@@ -89,6 +90,9 @@ func newEngine(cfg Config) (*engine, error) {
 		}
 	}
 	e.psks.Store(&mesh)
+	if e.box, err = newRelayKey(cfg.Key); err != nil {
+		return nil, err
+	}
 	if e.metaCert, err = makeMetaCert(cfg.Key.Public()); err != nil {
 		return nil, fmt.Errorf("making the certificate with the relay's key: %w", err)
 	}

@@ -16,7 +16,6 @@ import (
 	"net/netip"
 	"time"
 
-	"go4.org/mem"
 	"tailscale.com/derp"
 	"tailscale.com/derp/derpconst"
 	"tailscale.com/types/key"
@@ -48,15 +47,14 @@ func (r *refusal) Error() string { return "not admitted: " + r.reason }
 // greet does c's handshake. Afterwards c knows who it is, and has joined the others.
 func (e *engine) greet(ctx context.Context, c *client, a accepted) error {
 	c.conn.SetDeadline(time.Now().Add(helloTimeout))
-	self := rawKey(e.key.Public())
-	if _, err := c.conn.Write(appendFrame(a.answer, derp.FrameServerKey, []byte(derp.Magic), self[:])); err != nil {
+	if _, err := c.conn.Write(appendFrame(a.answer, derp.FrameServerKey, []byte(derp.Magic), e.self[:])); err != nil {
 		return fmt.Errorf("sending the relay's key: %w", err)
 	}
 	raw, err := readHello(&c.in)
 	if err != nil {
 		return err
 	}
-	node, info, err := parseHello(e.key, raw)
+	node, info, shared, err := parseHello(e.box, raw)
 	if err != nil {
 		return err
 	}
@@ -74,7 +72,11 @@ func (e *engine) greet(ctx context.Context, c *client, a accepted) error {
 		return err
 	}
 	c.conn.SetDeadline(time.Now().Add(helloTimeout))
-	if _, err := c.conn.Write(appendFrame(nil, derp.FrameServerInfo, e.welcome(c))); err != nil {
+	welcome, err := e.welcome(c, shared)
+	if err != nil {
+		return err
+	}
+	if _, err := c.conn.Write(appendFrame(nil, derp.FrameServerInfo, welcome)); err != nil {
 		return fmt.Errorf("sending the welcome: %w", err)
 	}
 	c.conn.SetDeadline(time.Time{})
@@ -96,15 +98,26 @@ func (e *engine) ask(ctx context.Context, node key.NodePublic, source netip.Addr
 }
 
 // welcome is the sealed ServerInfo for a client that has joined.
-func (e *engine) welcome(c *client) []byte {
+func (e *engine) welcome(c *client, shared *boxKey) ([]byte, error) {
 	e.mu.Lock()
 	told := c.told
 	e.mu.Unlock()
 	text, err := json.Marshal(told.bucket())
 	if err != nil {
-		panic(err) // three numbers
+		return nil, err
 	}
-	return e.key.SealTo(c.key.public(), text)
+	return shared.seal(text)
+}
+
+// tellLimits seals ServerInfo for a client anew, and sends it.
+func (e *engine) tellLimits(c *client) {
+	shared, err := e.box.with(&c.key)
+	if err != nil {
+		return // it has joined, so its key is one
+	}
+	if news, err := e.welcome(c, shared); err == nil {
+		c.tell(derp.FrameServerInfo, news)
+	}
 }
 
 // presence is how a client is described to those that watch.
@@ -146,22 +159,28 @@ func readHello(r io.Reader) ([]byte, error) {
 	return raw, nil
 }
 
-// parseHello opens an introduction as readHello returns it.
-func parseHello(priv key.NodePrivate, raw []byte) (key.NodePublic, derp.ClientInfo, error) {
+// parseHello opens an introduction as readHello returns it. It also returns what the relay and
+// the client share.
+func parseHello(relay *relayKey, raw []byte) (key.NodePublic, derp.ClientInfo, *boxKey, error) {
 	var info derp.ClientInfo
 	const keyEnd = derp.FrameHeaderLen + derp.KeyLen
 	if len(raw) < keyEnd+derp.NonceLen {
-		return key.NodePublic{}, info, errors.New("introduction too short")
+		return key.NodePublic{}, info, nil, errors.New("introduction too short")
 	}
-	node := key.NodePublicFromRaw32(mem.B(raw[derp.FrameHeaderLen:keyEnd]))
-	clear, ok := priv.OpenFrom(node, raw[keyEnd:])
+	self := nodeKey(raw[derp.FrameHeaderLen:keyEnd])
+	node := self.public()
+	shared, err := relay.with(&self)
+	if err != nil {
+		return node, info, nil, fmt.Errorf("using the client's key: %w", err)
+	}
+	clear, ok := shared.open(raw[keyEnd:])
 	if !ok {
-		return node, info, errors.New("introduction is not sealed to this relay's key")
+		return node, info, nil, errors.New("introduction is not sealed to this relay's key")
 	}
 	if err := json.Unmarshal(clear, &info); err != nil {
-		return node, info, fmt.Errorf("parsing the introduction: %w", err)
+		return node, info, nil, fmt.Errorf("parsing the introduction: %w", err)
 	}
-	return node, info, nil
+	return node, info, shared, nil
 }
 
 // makeMetaCert makes the certificate that tells clients the relay's key within the TLS

@@ -157,7 +157,7 @@ func (e *engine) setLimits(v Limits) {
 	close(old.replaced)
 	e.checkQuota(time.Now())
 	for _, c := range list {
-		c.tell(derp.FrameServerInfo, e.welcome(c))
+		e.tellLimits(c)
 	}
 }
 

@@ -35,6 +35,7 @@ func listenTCP(ctx context.Context, l Listen) (net.Listener, error) {
 func (r *Relay) TLSConfig(base *tls.Config) *tls.Config {
 	cfg := base.Clone()
 	cfg.DynamicRecordSizingDisabled = true // we write when there is nothing more to add
+	cfg.SessionTicketsDisabled = true      // no client of ours keeps one, and each costs a write
 	get := base.GetCertificate
 	if get == nil {
 		get = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {

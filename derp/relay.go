@@ -108,7 +108,7 @@ func New(cfg Config) (*Relay, error) {
 }
 
 // PublicKey is the relay's identity as clients see it.
-func (r *Relay) PublicKey() key.NodePublic { return r.cfg.Key.Public() }
+func (r *Relay) PublicKey() key.NodePublic { return r.engine.self.public() }
 
 // Close ends every connection and returns when all have ended. A closed relay refuses new
 // clients. It is safe to call it twice.
