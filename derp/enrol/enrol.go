@@ -245,12 +245,16 @@ func (a *Agent) pause(ctx context.Context, d time.Duration) bool {
 
 // complain logs why there is no session, each reason once.
 func (a *Agent) complain(err error) {
+	if errors.Is(err, errMoved) {
+		a.log.Info("this machine has another address: calling the control server anew")
+		return
+	}
 	text := err.Error()
 	a.mu.Lock()
 	said := a.mu.line.trouble == text
 	a.mu.line.trouble = text
 	a.mu.Unlock()
-	if said || errors.Is(err, errMoved) {
+	if said {
 		a.log.Debug("no session with the control server", "err", err)
 		return
 	}

@@ -48,12 +48,13 @@ func (a *Agent) session(ctx context.Context, h Host) error {
 	var writing sync.WaitGroup
 	writing.Go(func() {
 		defer out.Close()
-		if err := r.run(ctx, life); err != nil {
+		err := r.run(ctx, life)
+		if errors.Is(err, errMoved) {
 			end(err)
 			return
 		}
-		// Leave was taken: the server hangs up now, or we do.
-		over := time.AfterFunc(leaveTime, func() { end(nil) })
+		// Leave was taken, and the server hangs up; or the stream is broken, and what came last says why.
+		over := time.AfterFunc(leaveTime, func() { end(err) })
 		defer over.Stop()
 		out.Close()
 		<-life.Done()
@@ -84,10 +85,13 @@ func (a *Agent) listen(l *line, req *http.Request, h Host, watchdog *time.Timer)
 	for {
 		var o relayv1.Order
 		if err := in.next(&o); err != nil {
-			if err == io.EOF {
-				err = errors.New("the control server ended the session")
+			switch {
+			case err == io.EOF:
+				return errors.New("the control server ended the session")
+			case errors.Is(err, errProtocol):
+				return err
 			}
-			return err
+			return fmt.Errorf("the line to the control server broke: %w", err)
 		}
 		watchdog.Reset(silence)
 		a.roster.heard(time.Now())
