@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"go4.org/mem"
 	"golang.org/x/time/rate"
@@ -124,6 +125,8 @@ func (e *engine) part(c *client) {
 	p.conns = slices.DeleteFunc(p.conns, func(other *client) bool { return other == c })
 	switch n := len(p.conns); n {
 	case 0:
+		e.debts.keep(c.key, p.bound, p.limit, time.Now())
+		p.bound, p.limit = Bound{}, nil
 		p.active.Store(nil)
 		for w := range e.watchers {
 			w.tellGone(c.key, derp.PeerGoneReasonDisconnected)

@@ -45,6 +45,7 @@ type engine struct {
 	mu       sync.Mutex
 	closed   bool
 	closure  closure
+	debts    debts
 	open     map[*client]struct{}             // all connections, also those still at the handshake
 	asking   map[nodeKey][]*client            // those that said who they are and have not joined
 	clients  map[*client]struct{}             // those that have joined

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"os"
@@ -171,7 +172,7 @@ func (e *engine) bind(c *client) (news bool) {
 	}
 	l := e.limits.Load()
 	if bound := l.of(c.key.public()); bound != p.bound {
-		p.bound, p.limit = bound, bound.limiter()
+		p.bound, p.limit = bound, e.debts.settle(c.key, bound)
 	}
 	var b *bounds
 	if p.limit != nil || l.total != nil {
@@ -181,6 +182,46 @@ func (e *engine) bind(c *client) (news bool) {
 	told := c.told
 	c.told = stricter(p.bound, l.Total)
 	return c.told != told
+}
+
+// debts are the buckets of nodes that have left before those were full again: to come back is
+// no way to a full one. The engine's lock guards them.
+type debts struct {
+	of    map[nodeKey]debt
+	swept time.Time
+}
+
+type debt struct {
+	Bound
+	bucket *rate.Limiter
+}
+
+const maxDebts = 1 << 16
+
+// settle returns the bucket that a node left, or a new one; nil when there is no bound.
+func (d *debts) settle(k nodeKey, b Bound) *rate.Limiter {
+	left, ok := d.of[k]
+	delete(d.of, k)
+	if ok && left.Bound == b {
+		return left.bucket
+	}
+	return b.limiter()
+}
+
+// keep keeps the bucket of a node that leaves, and lets those go that are full.
+func (d *debts) keep(k nodeKey, b Bound, bucket *rate.Limiter, now time.Time) {
+	full := func(l *rate.Limiter) bool { return l.TokensAt(now) >= float64(l.Burst()) }
+	if now.Sub(d.swept) > time.Second {
+		d.swept = now
+		maps.DeleteFunc(d.of, func(_ nodeKey, old debt) bool { return full(old.bucket) })
+	}
+	if bucket == nil || full(bucket) || len(d.of) >= maxDebts {
+		return
+	}
+	if d.of == nil {
+		d.of = map[nodeKey]debt{}
+	}
+	d.of[k] = debt{b, bucket}
 }
 
 // minBurst is the least that a client may send at once: one packet of the largest size.

@@ -58,6 +58,14 @@ func TestNodesHaveBoundsOfTheirOwn(t *testing.T) {
 	if took := time.Since(began); took < 500*time.Millisecond {
 		t.Errorf("the bounded node took %v by two connections", took)
 	}
+	// Nor does it help to come back.
+	one.conn.Close()
+	two.conn.Close()
+	to.expect(ts.FramePeerGone)
+	one = enter(t, h.url, h.self, slow, false)
+	if took := rushed(t, one, to, 3); took < 300*time.Millisecond {
+		t.Errorf("the bounded node took %v when it came back", took)
+	}
 	r.SetLimits(derp.Limits{})
 	one.expect(ts.FrameServerInfo)
 	if took := rushed(t, one, to, 20); took > time.Second {
