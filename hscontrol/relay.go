@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
-	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/derp/derpmap"
@@ -31,9 +29,7 @@ func (s *Server) openRelay(ctx context.Context) (err error) {
 		}
 		admit := derp.Anyone
 		if cfg.DERP.Server.VerifyClients {
-			admit = func(ctx context.Context, node key.NodePublic, _ netip.Addr) (bool, error) {
-				return s.control.Admits(ctx, node)
-			}
+			admit = s.admit
 		}
 		if s.relay, err = derp.New(derp.Config{Key: k, Admit: admit, Log: s.log}); err != nil {
 			return fmt.Errorf("making the embedded relay: %w", err)

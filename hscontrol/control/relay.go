@@ -45,14 +45,8 @@ func (c *Control) SetRelayRules(r *RelayRules) {
 	c.relays.changed = make(chan struct{})
 }
 
-// RelayRules are the rules in force.
-func (c *Control) RelayRules() *RelayRules {
-	rules, _ := c.relayRules()
-	return rules
-}
-
-// relayRules are the rules in force, and what is closed when there are others.
-func (c *Control) relayRules() (*RelayRules, <-chan struct{}) {
+// RelayRules are the rules in force, and what is closed when there are others.
+func (c *Control) RelayRules() (*RelayRules, <-chan struct{}) {
 	c.relays.Lock()
 	defer c.relays.Unlock()
 	return c.relays.rules, c.relays.changed
@@ -116,7 +110,7 @@ func (c *Control) serveRelay(w http.ResponseWriter, r *http.Request) {
 	defer s.record("recording that a relay left", func(ctx context.Context) error {
 		return c.Store.CloseRelaySession(ctx, s.relay.ID, s.id)
 	})
-	s.log.Info("relay connected", "from", s.from, "version", s.relay.Version)
+	s.log.Info("relay connected", "version", s.relay.Version)
 	s.log.Info("relay left", "why", s.run(r.Context(), first))
 }
 
@@ -132,7 +126,7 @@ func (r *refusal) Error() string { return r.reason }
 // knowRelay finds the relay that a machine is, enrols it if it has a key, and writes down what it says of itself. The
 // error is a *refusal.
 func (c *Control) knowRelay(ctx context.Context, m key.MachinePublic, first *relayv1.Report, from netip.Addr) (*tailnet.Relay, error) {
-	if c.RelayRules().Off {
+	if rules, _ := c.RelayRules(); rules.Off {
 		return nil, &refusal{reason: "this server takes no relays: derp.relays.enabled is off in its configuration"}
 	}
 	derpKey, err := readHello(first.Hello)
@@ -218,7 +212,7 @@ func (c *Control) refusal(ctx context.Context, err error) error {
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, tailnet.ErrRelayRemoved):
-		return &refusal{reason: "this relay was removed from the server; to take it in again, start it with a new --enroll-key", removed: true}
+		return &refusal{reason: "an administrator removed it", removed: true}
 	case errors.Is(err, tailnet.ErrNotFound):
 		return &refusal{reason: "this server does not know the relay: start it with --enroll-key, with a key of headscale derp enroll-keys create"}
 	case errors.Is(err, tailnet.ErrRelayRefused), errors.Is(err, tailnet.ErrInvalid), errors.Is(err, tailnet.ErrConflict),

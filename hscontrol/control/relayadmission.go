@@ -1,11 +1,8 @@
 package control
 
 import (
-	"context"
 	"slices"
-	"time"
 
-	"go4.org/mem"
 	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/hscontrol/state"
@@ -120,37 +117,4 @@ func chunks(number uint64, whole bool, nodes []*relayv1.Node, gone [][]byte) (ou
 		out = append(out, a)
 	}
 	return out
-}
-
-// WatchAdmission calls gone with the key of each node that may not use relays any more, and changed when the rules, or
-// what they say of a node, are others, until ctx ends: for a relay in this process.
-func (c *Control) WatchAdmission(ctx context.Context, gone func(key.NodePublic), changed func(*RelayRules)) {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	var was admission
-	for {
-		round := c.State.Round()
-		rules, replaced := c.relayRules()
-		now := admissionOf(c.State, 0, rules)
-		nodes, left := now.since(was)
-		for _, raw := range left {
-			gone(key.NodePublicFromRaw32(mem.B(raw)))
-		}
-		if was.rules != rules || len(nodes) > 0 && len(rules.PerTag) > 0 {
-			changed(rules)
-		}
-		was = now
-		pause.Reset(relayPause)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-round:
-		case <-replaced:
-		case <-ctx.Done():
-			return
-		}
-	}
 }

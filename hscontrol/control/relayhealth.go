@@ -49,7 +49,7 @@ func (c *Control) watchRelays(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		rules, changed := c.relayRules()
+		rules, changed := c.RelayRules()
 		pause := neverProbes
 		if !rules.Off {
 			c.probeRelays(ctx, rules, health)

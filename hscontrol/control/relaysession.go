@@ -100,7 +100,7 @@ func (s *relaySession) run(ctx context.Context, first *relayv1.Report) string {
 	defer pause.Stop()
 	for {
 		round, state := s.control.State.Round(), s.control.State
-		rules, changed := s.control.relayRules()
+		rules, changed := s.control.RelayRules()
 		orders, err := s.news(ctx, admissionOf(state, s.relay.TailnetID, rules))
 		if err != nil {
 			s.refuse(err)
