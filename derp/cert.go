@@ -20,7 +20,8 @@ import (
 
 // The ways to come by a certificate.
 const (
-	// LetsEncrypt asks an ACME authority for one, by HTTP-01 or TLS-ALPN-01.
+	// LetsEncrypt asks an ACME authority for one, by HTTP-01 or TLS-ALPN-01; for an address,
+	// for one that lives six days, by HTTP-01.
 	LetsEncrypt = "letsencrypt"
 	// Manual reads <dir>/<hostname>.crt and .key, and reads them again when they change.
 	Manual = "manual"
@@ -83,7 +84,8 @@ type Cert struct {
 	cfg    CertConfig
 	host   string // without brackets
 	source certSource
-	acme   *acmeSource // the source, if it is that
+	acme   *acmeSource   // the source, if it is that
+	acmeIP *acmeIPSource // likewise
 
 	refreshing sync.Mutex // held while the source looks for a newer one
 }
@@ -115,6 +117,11 @@ func OpenCert(cfg CertConfig) (*Cert, error) {
 	var err error
 	switch mode {
 	case LetsEncrypt:
+		if isIP {
+			c.acmeIP, err = openACMEIP(c)
+			c.source = c.acmeIP
+			break
+		}
 		c.acme, err = openACME(c)
 		c.source = c.acme
 	case Manual:
@@ -264,6 +271,10 @@ func (c *Cert) Run(ctx context.Context) error {
 	if c.acme != nil {
 		c.acme.first(ctx)
 	}
+	if c.acmeIP != nil {
+		c.acmeIP.run(ctx)
+		return nil
+	}
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	said := ""
@@ -305,6 +316,9 @@ func (c *Cert) refresh(force bool) error {
 
 // HTTPHandler answers ACME challenges on the http port and hands all else to next.
 func (c *Cert) HTTPHandler(next http.Handler) http.Handler {
+	if c.acmeIP != nil {
+		return c.acmeIP.handler(next)
+	}
 	if c.acme == nil {
 		return next
 	}
@@ -320,7 +334,9 @@ func (c *Cert) HTTPHandler(next http.Handler) http.Handler {
 }
 
 // needsHTTP reports whether the certificate cannot be had without the http port.
-func (c *Cert) needsHTTP(tlsPort uint16) bool { return c.acme != nil && tlsPort != 443 }
+func (c *Cert) needsHTTP(tlsPort uint16) bool {
+	return c.acmeIP != nil || c.acme != nil && tlsPort != 443
+}
 
 // errNoSNI refuses scanners that walk through addresses.
 var errNoSNI = errors.New("the client named no host, or not this one")

@@ -24,8 +24,6 @@ func openACME(c *Cert) (*acmeSource, error) {
 	switch {
 	case c.host == "":
 		return nil, errors.New("Let's Encrypt needs a hostname (-hostname), or use -certmode selfsigned")
-	case isAddr(c.host):
-		return nil, fmt.Errorf("Let's Encrypt gives no lasting certificate for the address %s: use -certmode selfsigned, which needs no domain", c.host)
 	case !strings.Contains(c.host, "."):
 		return nil, fmt.Errorf("Let's Encrypt gives no certificate for %q, which is not a full domain name", c.host)
 	case c.cfg.Dir == "":

@@ -156,7 +156,7 @@ func (r *Relay) openHTTP(ctx context.Context, bound Ports) (*service, error) {
 	ln, err := listenTCP(ctx, l)
 	if err != nil {
 		if l.Cert.needsHTTP(port) {
-			return nil, fmt.Errorf("opening the http port, which Let's Encrypt needs as long as the relay is not on port 443: %w", err)
+			return nil, fmt.Errorf("opening the http port, which Let's Encrypt needs for an address, and where the relay is not on port 443: %w", err)
 		}
 		r.log.Warn("the http port cannot be had: no captive portal checks, no redirect to https", "addr", l.Addr, "err", err)
 		return nil, nil

@@ -357,7 +357,7 @@ func TestFailuresExitWithOneSentence(t *testing.T) {
 		{"-a 127.0.0.1:" + port, "opening the relay's port"},
 		{"-a nowhere", "listen address"},
 		{"-hostname derp.example.org -certmode manual", "looking for the certificate"},
-		{"-hostname 192.0.2.1 -certmode letsencrypt", "-certmode selfsigned"},
+		{"-hostname 10.0.2.1 -certmode letsencrypt", "-certmode selfsigned"},
 		{"-mesh-with a", "-mesh-psk-file"},
 		{"-mesh-psk-file " + notADir + " -mesh-with a", "mesh"},
 		{"-c " + notADir, "reading the relay's key"},

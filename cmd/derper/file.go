@@ -34,7 +34,7 @@ type group struct {
 var groups = []group{
 	{"", []string{"hostname", "c", "dev"}},
 	{"listen", []string{"a", "http-port", "stun-port", "debug-addr", "stun", "derp", "tcp-keepalive-time", "tcp-user-timeout", "tcp-write-timeout"}},
-	{"certificate", []string{"certmode", "certdir", "cert-validity", "acme-email", "acme-directory"}},
+	{"certificate", []string{"certmode", "certdir", "cert-validity", "acme-email", "acme-directory", "acme-ip-certs"}},
 	{"enrolment", []string{"control", "enroll-key", "region", "name", "enroll-state", "control-outage"}},
 	{"admission", []string{"verify-clients", "verify-client-url", "verify-client-url-fail-open", "socket"}},
 	{"limits", []string{"limit-node", "limit-node-burst", "limit-total", "limit-total-burst", "limit-month", "limit-state", "accept-connection-limit", "accept-connection-burst", "rate-config"}},

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/derp/nearest"
 )
 
@@ -32,6 +33,7 @@ type settings struct {
 	certMode, certDir, hostname string
 	certValidity                time.Duration
 	acmeEmail, acmeDirectory    string
+	acmeIPCerts                 bool
 
 	home, bootstrapDNS, hiddenDNS string
 	meshPSKFile, meshWith         string
@@ -81,6 +83,7 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 	fs.StringVar(&s.hostname, "hostname", "", "what clients connect to: a host name or an IP address; if empty, the addresses of this machine")
 	fs.DurationVar(&s.certValidity, "cert-validity", 365*24*time.Hour, "how long a self-signed certificate is valid; the next one is made a month (or a tenth of that) before its end, and both are served until then")
 	fs.StringVar(&s.acmeEmail, "acme-email", "", "`address` given to Let's Encrypt")
+	fs.BoolVar(&s.acmeIPCerts, "acme-ip-certs", false, "as in cmd/derper: letsencrypt for an address, too. Here -certmode letsencrypt alone says so")
 	fs.StringVar(&s.acmeDirectory, "acme-directory", "", "`URL` of another ACME authority than Let's Encrypt")
 
 	fs.StringVar(&s.home, "home", "", `page at /: a short text if empty, "blank", or a URL to redirect to`)
@@ -127,7 +130,6 @@ func (s *settings) flags(home stateDirs) *flag.FlagSet {
 var absent = map[string]string{
 	"acme-eab-kid":        "certificates of Google's authority (-certmode gcp) are not supported: use letsencrypt, manual or selfsigned",
 	"acme-eab-key":        "certificates of Google's authority (-certmode gcp) are not supported: use letsencrypt, manual or selfsigned",
-	"acme-ip-certs":       "Let's Encrypt's six-day certificates for addresses are not supported: -certmode selfsigned needs no domain either",
 	"secrets-url":         "the setec secret store is not supported: put the mesh key into a file and name it with -mesh-psk-file",
 	"secrets-path-prefix": "the setec secret store is not supported: put the mesh key into a file and name it with -mesh-psk-file",
 	"secrets-cache-dir":   "the setec secret store is not supported: put the mesh key into a file and name it with -mesh-psk-file",
@@ -140,7 +142,7 @@ func parseSettings(args, environ []string, errOut io.Writer) (*settings, error) 
 	s := &settings{}
 	fs := s.flags(findStateDirs(environ))
 	for name := range absent {
-		if name == "ace" || name == "acme-ip-certs" {
+		if name == "ace" {
 			fs.Bool(name, false, "")
 		} else {
 			fs.String(name, "", "")
@@ -251,6 +253,9 @@ func (s *settings) check(given map[string]bool) error {
 	}
 	if s.region != "" && !given["region-code"] {
 		s.regionCode = s.region
+	}
+	if s.acmeIPCerts && !given["certmode"] {
+		s.certMode = derp.LetsEncrypt
 	}
 	if s.dev {
 		if !given["a"] {

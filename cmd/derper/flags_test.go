@@ -66,6 +66,9 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"enrolment", "--control http://192.0.2.1:8080 --enroll-key k", "DERP_REGION=home DERP_NAME=attic", func(s *settings) {
 			s.control, s.enrollKey, s.region, s.regionCode, s.name = "http://192.0.2.1:8080", "k", "home", "home", "attic"
 		}},
+		{"an address by Let's Encrypt", "-acme-ip-certs -hostname 192.0.2.7", "", func(s *settings) {
+			s.acmeIPCerts, s.certMode, s.hostname = true, "letsencrypt", "192.0.2.7"
+		}},
 		{"development", "-dev", "", func(s *settings) { s.dev, s.addr, s.keyPath, s.certMode = true, ":3340", "", certOff }},
 		{"development elsewhere", "-dev -a :1 -c k", "", func(s *settings) { s.dev, s.addr, s.keyPath, s.certMode = true, ":1", "k", certOff }},
 	} {
@@ -89,7 +92,6 @@ func TestRefused(t *testing.T) {
 		{"serve", "", `unexpected argument "serve"`},
 		{"-ace", "", "-ace: the ACE proxy"},
 		{"-secrets-url https://x", "", "-mesh-psk-file"},
-		{"-acme-ip-certs", "", "-certmode selfsigned"},
 		{"-acme-eab-kid x", "", "not supported"},
 		{"-certmode gcp", "", "not supported"},
 		{"", "DERP_ACE=1", "-ace: the ACE proxy"},
