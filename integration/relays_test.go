@@ -304,7 +304,7 @@ func ownCertificate(t *testing.T, name string, valid time.Duration) pinned {
 func TestRelaysForSome(t *testing.T) {
 	l, server := stage(t)
 	server.Do("headscale policy set -f - <<'END'\n" + `{"tagOwners": {"tag:cam": []}}` + "\nEND")
-	l.Public("relay", "203.0.113.40").Enrolled(server, "--region=home")
+	relay := l.Public("relay", "203.0.113.40").Enrolled(server, "--region=home")
 	server.AwaitRelay("home-1", "in the map", inMap)
 	cam := l.Home("yard", "203.0.113.21", lab.Hard, "192.168.1.0/24").Machine("cam").Tailscale(lab.Newest).
 		Up(login, "--auth-key="+server.Key("-e 1h --tags tag:cam"))
@@ -320,6 +320,16 @@ func TestRelaysForSome(t *testing.T) {
 	rule(`{"target": ["tag:cam"], "allow": ["home"]}`)
 	awaitMap(l, cam, "home")
 	awaitMap(l, desk, "headscale", "home")
+	silentOn(t, server.Do("headscale derp map --node cam"), "headscale")
+	says(t, desk.PingsByRelay(cam.IP()), "DERP(home)")
+
+	l.Step("without it they have none, which is said loudly, until it is back")
+	relay.Proc().Stop()
+	awaitMap(l, cam)
+	says(t, server.Refused("headscale health"), "no relay is left for cam")
+	relay.Boot("http://" + serverIP + ":8080")
+	awaitMap(l, cam, "home")
+	server.Do("headscale health")
 	says(t, desk.PingsByRelay(cam.IP()), "DERP(home)")
 
 	l.Step("then everybody but them is kept away from it, so that they have no relay in common")

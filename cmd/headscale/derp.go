@@ -15,7 +15,7 @@ import (
 
 func (c *cli) derpCommand() *cobra.Command {
 	cmd := c.derpMap()
-	cmd.Use, cmd.Short = "derp", "relays: the map of them, and those that enrolled"
+	cmd.Use, cmd.Example, cmd.Short = "derp", "", "relays: the map of them, and those that enrolled"
 	cmd.Long = `Alone it shows the relays as clients get them. The commands below are about relays of your own that enrolled:
 make a key with headscale derp enroll-keys create, and start derper with it.`
 	run := cmd.RunE
@@ -31,27 +31,41 @@ make a key with headscale derp enroll-keys create, and start derper with it.`
 }
 
 func (c *cli) derpMap() *cobra.Command {
-	return &cobra.Command{
-		Use:   "map",
-		Short: "show all relays as clients get them",
-		Args:  exactly(0, ""),
+	var node string
+	cmd := &cobra.Command{
+		Use:     "map",
+		Short:   "show all relays as clients get them",
+		Example: "headscale derp map --node laptop",
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.ask(cmd.Context(), func(ctx context.Context, server client) error {
-				resp, err := server.GetDERPMap(ctx, &headscalev1.GetDERPMapRequest{})
+			return c.ask(cmd.Context(), func(ctx context.Context, server client) (err error) {
+				req := &headscalev1.GetDERPMapRequest{}
+				if node != "" {
+					if req.NodeId, err = c.nodeID(ctx, server, node); err != nil {
+						return err
+					}
+				}
+				resp, err := server.GetDERPMap(ctx, req)
 				if err != nil {
 					return err
 				}
-				if c.output != "" {
-					return c.write([]byte(resp.GetJson()))
-				}
-				var m tailcfg.DERPMap
-				if err := json.Unmarshal([]byte(resp.GetJson()), &m); err != nil {
-					return fmt.Errorf("reading the DERP map: %w", err)
-				}
-				return relayTable(&m).write(c.out, c.colour())
+				return c.showMap(resp.GetJson())
 			})
 		},
 	}
+	cmd.Flags().StringVar(&node, "node", "", "`ID` or name of a node: show what it gets, by the rules of the policy's derpMap")
+	return cmd
+}
+
+func (c *cli) showMap(text string) error {
+	if c.output != "" {
+		return c.write([]byte(text))
+	}
+	var m tailcfg.DERPMap
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		return fmt.Errorf("reading the DERP map: %w", err)
+	}
+	return relayTable(&m).write(c.out, c.colour())
 }
 
 func relayTable(m *tailcfg.DERPMap) *table {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 )
 
@@ -65,12 +66,24 @@ func (s *Server) Reload(ctx context.Context, _ *headscalev1.ReloadRequest) (*hea
 	return &headscalev1.ReloadResponse{Applied: done.Applied, NeedsRestart: done.NeedsRestart}, nil
 }
 
-// GetDERPMap shows the map as clients get it.
-func (s *Server) GetDERPMap(context.Context, *headscalev1.GetDERPMapRequest) (*headscalev1.GetDERPMapResponse, error) {
+// GetDERPMap shows the map as clients get it, or as one of them does.
+func (s *Server) GetDERPMap(ctx context.Context, req *headscalev1.GetDERPMapRequest) (*headscalev1.GetDERPMapResponse, error) {
 	if s.cfg.DERPMap == nil {
 		return nil, unwired("DERP map")
 	}
-	text, err := json.Marshal(s.cfg.DERPMap())
+	m := s.cfg.DERPMap()
+	if req.GetNodeId() != 0 {
+		n, err := s.node(ctx, req.GetNodeId())
+		if err != nil {
+			return nil, err
+		}
+		v := s.cfg.View(n.TailnetID)
+		if v == nil {
+			return nil, fmt.Errorf("%w: tailnet %d", tailnet.ErrNotFound, n.TailnetID)
+		}
+		m = v.DERPMapOf(n.ID)
+	}
+	text, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("writing the DERP map: %w", err)
 	}

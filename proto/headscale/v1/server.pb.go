@@ -383,6 +383,7 @@ func (x *ReloadResponse) GetNeedsRestart() []string {
 
 type GetDERPMapRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // the map as this node gets it; 0: as those of the default tailnet do whom no rule of the policy names
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +416,13 @@ func (x *GetDERPMapRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GetDERPMapRequest.ProtoReflect.Descriptor instead.
 func (*GetDERPMapRequest) Descriptor() ([]byte, []int) {
 	return file_headscale_v1_server_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetDERPMapRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
 }
 
 type GetDERPMapResponse struct {
@@ -489,8 +497,9 @@ const file_headscale_v1_server_proto_rawDesc = "" +
 	"\rReloadRequest\"O\n" +
 	"\x0eReloadResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x03(\tR\aapplied\x12#\n" +
-	"\rneeds_restart\x18\x02 \x03(\tR\fneedsRestart\"\x13\n" +
-	"\x11GetDERPMapRequest\"(\n" +
+	"\rneeds_restart\x18\x02 \x03(\tR\fneedsRestart\",\n" +
+	"\x11GetDERPMapRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"(\n" +
 	"\x12GetDERPMapResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\tR\x04jsonB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
 
