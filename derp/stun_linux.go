@@ -107,7 +107,7 @@ func (s *stunSocket) serve() {
 		}
 		switch b.errno {
 		case 0:
-		case unix.ENOSYS: // a sandbox that does not know the call
+		case unix.ENOSYS, unix.EPERM: // a sandbox that does not know the call, or forbids it
 			s.serveSingly()
 			return
 		default: // such as ECONNREFUSED for an answer sent earlier; never a reason to stop
