@@ -66,3 +66,28 @@ func StoreList(path string, nodes []key.NodePublic) error {
 		List: &nodeList{Number: 1, At: now, Classes: []nodeClass{{0, keys}}},
 	})
 }
+
+// Roster is the list alone.
+type Roster struct{ r roster }
+
+// NewRoster is one that has heard of nothing, in a session that is open.
+func NewRoster() *Roster {
+	r := &Roster{}
+	r.r.restore(&state{}, time.Now())
+	r.r.opened()
+	return r
+}
+
+// Take takes a part of an admission; complete is whether it was the last, and gone who is to be sent away.
+func (r *Roster) Take(m *relayv1.Admission) (gone []key.NodePublic, complete bool, err error) {
+	c, err := r.r.take(m, time.Now())
+	return c.gone, c.complete, err
+}
+
+// Nodes are the nodes of the list, as the file keeps them.
+func (r *Roster) Nodes() map[key.NodePublic]uint32 {
+	list, _ := r.r.stored()
+	again := &roster{}
+	again.restore(&state{Enrolment: &Enrolment{}, List: list}, time.Now())
+	return again.nodes
+}
