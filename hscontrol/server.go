@@ -3,6 +3,7 @@
 //
 //	serve.go      what `headscale serve` does: banner, signals
 //	server.go     the rooms and who needs whom
+//	serverkey.go  the key by which clients know the server, in a file or shared by the servers of one database
 //	listen.go     sockets: clients, administrators, metrics
 //	tls.go        certificates, and both TLS and plain HTTP on one port
 //	relay.go      the embedded relay and the DERP map
@@ -12,18 +13,15 @@
 package hscontrol
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/derp/derpmap"
@@ -87,11 +85,11 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w; set data_dir to one that can be written", err)
 	}
-	noiseKey, err := loadNoiseKey(cfg.Noise.PrivateKeyPath)
-	if err != nil {
+	if s.store, err = openStore(ctx, cfg, s.log); err != nil {
 		return nil, err
 	}
-	if s.store, err = openStore(ctx, cfg, s.log); err != nil {
+	noiseKey, err := serverKey(ctx, s.store, cfg)
+	if err != nil {
 		return nil, err
 	}
 	settings, err := settingsOf(cfg)
@@ -190,39 +188,6 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*stor
 		RandomAddresses: cfg.Prefixes.Allocation == config.AllocationRandom,
 		Log:             log,
 	})
-}
-
-// loadNoiseKey reads the key by which clients know the server, and makes it at the first start.
-func loadNoiseKey(path string) (key.MachinePrivate, error) {
-	var k key.MachinePrivate
-	text, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		k = key.NewMachine()
-		if text, err = k.MarshalText(); err != nil {
-			return k, fmt.Errorf("making the Noise key: %w", err)
-		}
-		return k, writeNewFile(path, append(text, '\n'))
-	case err != nil:
-		return k, fmt.Errorf("reading the Noise key: %w; set noise.private_key_path to a file that can be read", err)
-	}
-	if err := k.UnmarshalText(bytes.TrimSpace(text)); err != nil {
-		return k, fmt.Errorf("reading the Noise key %s: it is not a key (privkey:…); restore it from a backup: without it every client must log in anew", path)
-	}
-	return k, nil
-}
-
-// writeNewFile writes a secret so that it is whole or not there, and safe before anybody is told of it.
-func writeNewFile(path string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("making the directory of %s: %w", path, err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // Store is the server's store.

@@ -11,6 +11,7 @@ import (
 const (
 	databaseFile = "db.sqlite"
 	noiseKeyFile = "noise_private.key"
+	secretsFile  = "database_secrets.key"
 	derpKeyFile  = "derp_server_private.key"
 	acmeCacheDir = "cache"
 	socketFile   = "headscale.sock"
@@ -137,6 +138,7 @@ func isSet(set map[string]Position, path string) bool {
 func (cfg *Config) fillPaths() {
 	for field, name := range map[*string]string{
 		&cfg.Database.SQLite.Path:       databaseFile,
+		&cfg.Database.SecretsKeyPath:    secretsFile,
 		&cfg.Noise.PrivateKeyPath:       noiseKeyFile,
 		&cfg.DERP.Server.PrivateKeyPath: derpKeyFile,
 		&cfg.TLS.LetsEncryptCacheDir:    acmeCacheDir,

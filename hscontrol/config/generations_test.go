@@ -246,7 +246,7 @@ func TestNewSpellingMeansTheSame(t *testing.T) {
 func clean(c *config.Config) *config.Config {
 	dup, dir := *c, filepath.Dir(c.File)
 	dup.File = ""
-	for _, path := range []*string{&dup.DataDir, &dup.UnixSocket, &dup.Database.SQLite.Path, &dup.Noise.PrivateKeyPath,
+	for _, path := range []*string{&dup.DataDir, &dup.UnixSocket, &dup.Database.SQLite.Path, &dup.Database.SecretsKeyPath, &dup.Noise.PrivateKeyPath,
 		&dup.DERP.Server.PrivateKeyPath, &dup.TLS.LetsEncryptCacheDir} {
 		*path = strings.Replace(*path, dir, "DIR", 1)
 	}

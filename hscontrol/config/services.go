@@ -11,6 +11,11 @@ type Database struct {
 	Type     string   `key:"type"`
 	SQLite   SQLite   `key:"sqlite"`
 	Postgres Postgres `key:"postgres"`
+	// SecretsKeyPath holds the key that seals what servers share in a PostgreSQL database, the Noise key above all. It
+	// is made by the first server and copied to the others. Never empty after Load.
+	SecretsKeyPath string `key:"secrets_key_path" path:"yes"`
+	// SecretsKey is that key itself, 64 hex digits, and takes the place of the file; empty reads the file.
+	SecretsKey string `key:"secrets_key" secret:"yes"`
 }
 
 // Values of Database.Type.

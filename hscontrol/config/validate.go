@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -97,6 +98,9 @@ func (v *validator) database() {
 	v.oneOf("database.type", db.Type, DatabaseSQLite, DatabasePostgres)
 	if db.SQLite.WALAutocheckpoint < 0 {
 		v.problem("database.sqlite.wal_autocheckpoint", "%d is negative; write a number of pages, or 0", db.SQLite.WALAutocheckpoint)
+	}
+	if raw, err := hex.DecodeString(db.SecretsKey); db.SecretsKey != "" && (err != nil || len(raw) != 32) {
+		v.problem("database.secrets_key", "is no key; write 64 hex digits, as `openssl rand -hex 32` makes them")
 	}
 	if db.Type != DatabasePostgres {
 		return

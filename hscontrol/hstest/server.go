@@ -36,6 +36,14 @@ type Server struct {
 // Start runs a server until the test ends, with the configuration of a server that has none, after edit.
 func Start(t testing.TB, edit ...func(*config.Config)) *Server {
 	t.Helper()
+	s := Prepare(t, edit...)
+	s.Begin()
+	return s
+}
+
+// Prepare is a server that has not begun yet.
+func Prepare(t testing.TB, edit ...func(*config.Config)) *Server {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "hstest") // short: a unix socket's path has 108 bytes
 	if err != nil {
 		t.Fatalf("making the data directory: %v", err)
@@ -53,7 +61,6 @@ func Start(t testing.TB, edit ...func(*config.Config)) *Server {
 		e(cfg)
 	}
 	s := &Server{URL: cfg.ServerURL, Config: cfg, t: t}
-	s.Begin()
 	t.Cleanup(s.End)
 	return s
 }
@@ -72,15 +79,23 @@ func freePort(t testing.TB) string {
 // Begin starts the server, again after End.
 func (s *Server) Begin() {
 	s.t.Helper()
+	if err := s.TryBegin(); err != nil {
+		s.t.Fatalf("opening the server: %v", err)
+	}
+}
+
+// TryBegin is Begin where the server may refuse.
+func (s *Server) TryBegin() error {
 	ctx, stop := context.WithCancel(context.Background())
 	log := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	server, err := hscontrol.Open(ctx, hscontrol.Options{Config: s.Config, Load: s.load, Version: "v0.0.0-test", Log: log})
 	if err != nil {
 		stop()
-		s.t.Fatalf("opening the server: %v", err)
+		return err
 	}
 	s.server, s.stop, s.ended = server, stop, make(chan error, 1)
 	go func() { s.ended <- server.Run(ctx) }()
+	return nil
 }
 
 // End stops the server and waits for it. It may be called twice.

@@ -12,11 +12,20 @@ import (
 // migrations are applied in this order, each once; the number of those applied is the version of the schema. One that
 // was released is never edited: a change is a new one at the end. {id}, {int}, {time}, {bytes} and {norowid} stand for
 // what each engine calls them.
+//
+// While several servers are upgraded one after the other, programs of two releases use one database. So a migration
+// only adds: tables, indexes that are not unique, and columns that may be NULL or have a default. One that does more
+// needs oldestProgram raised to it, and with it an upgrade for which all servers are stopped.
 var migrations = [][]string{
 	first,
 	sshChecks,
 	relays,
+	secrets,
 }
+
+// oldestProgram is the least version of the schema that a program must know to use a database that this program
+// migrated. The schema_version table tells it to older programs.
+const oldestProgram = 4
 
 var first = []string{
 	`CREATE TABLE tailnets (
@@ -153,7 +162,20 @@ var relays = []string{
 		sent {int} NOT NULL, received {int} NOT NULL, PRIMARY KEY (relay_id, day)) {norowid}`,
 }
 
-const versionTable = `CREATE TABLE schema_version (id {int} PRIMARY KEY, version {int} NOT NULL)`
+// secrets are what the servers of one database share and the database's readers shall not see: sealed by a key that
+// only the servers have.
+var secrets = []string{
+	`CREATE TABLE secrets (name text PRIMARY KEY, sealed {bytes} NOT NULL, created_at {time} NOT NULL)`,
+
+	// How a server's embedded relay is found, for the maps and the mesh of all.
+	`ALTER TABLE replicas ADD COLUMN relay text`,
+}
+
+// oldest is missing before version 4.
+const (
+	versionTable = `CREATE TABLE schema_version (id {int} PRIMARY KEY, version {int} NOT NULL, oldest {int} NOT NULL DEFAULT 0)`
+	addOldest    = `ALTER TABLE schema_version ADD COLUMN oldest {int} NOT NULL DEFAULT 0`
+)
 
 // migrate brings the schema to the newest version, all in one transaction.
 func (s *Store) migrate(ctx context.Context) error {
@@ -163,7 +185,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	}
 	defer conn.Close()
 	have, err := s.schemaVersion(ctx, conn)
-	if err != nil || have == len(migrations) {
+	if err != nil || have >= len(migrations) {
 		return err
 	}
 	if _, err := conn.ExecContext(ctx, s.engine.begin()); err != nil {
@@ -193,6 +215,9 @@ func (s *Store) applyMigrations(ctx context.Context, conn *sql.Conn) error {
 	if err != nil {
 		return err
 	}
+	if have >= len(migrations) {
+		return nil
+	}
 	for version, statements := range migrations[have:] {
 		for _, statement := range statements {
 			if err := exec(statement); err != nil {
@@ -204,9 +229,14 @@ func (s *Store) applyMigrations(ctx context.Context, conn *sql.Conn) error {
 		if err := exec(versionTable); err != nil {
 			return fmt.Errorf("noting the schema version: %w", err)
 		}
-		return exec("INSERT INTO schema_version (id, version) VALUES (1, ?)", len(migrations))
+		return exec("INSERT INTO schema_version (id, version, oldest) VALUES (1, ?, ?)", len(migrations), oldestProgram)
 	}
-	return exec("UPDATE schema_version SET version = ? WHERE id = 1", len(migrations))
+	if have < 4 {
+		if err := exec(addOldest); err != nil {
+			return fmt.Errorf("noting the schema version: %w", err)
+		}
+	}
+	return exec("UPDATE schema_version SET version = ?, oldest = ? WHERE id = 1", len(migrations), oldestProgram)
 }
 
 // schemaVersion is 0 for an empty database. A newer one than this program knows, and one that another program made,
@@ -236,9 +266,16 @@ func (s *Store) schemaVersion(ctx context.Context, conn *sql.Conn) (int, error) 
 	if err := conn.QueryRowContext(ctx, "SELECT version FROM schema_version WHERE id = 1").Scan(&version); err != nil {
 		return 0, fmt.Errorf("reading the schema version: %w", err)
 	}
-	if version > len(migrations) {
-		return 0, fmt.Errorf("%w: its schema is version %d, this program knows %d: run the newer program, or restore a backup of before the upgrade",
-			tailnet.ErrTooNew, version, len(migrations))
+	if version <= len(migrations) {
+		return version, nil
 	}
-	return version, nil
+	oldest := version
+	if err := conn.QueryRowContext(ctx, "SELECT oldest FROM schema_version WHERE id = 1").Scan(&oldest); err != nil {
+		return 0, fmt.Errorf("reading the schema version: %w", err)
+	}
+	if oldest > len(migrations) {
+		return 0, fmt.Errorf("%w: its schema is version %d and needs a program that knows %d, this one knows %d: run the newer program, or restore a backup of before the upgrade",
+			tailnet.ErrTooNew, version, oldest, len(migrations))
+	}
+	return version, nil // a newer program has added what this one need not know
 }

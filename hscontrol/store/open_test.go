@@ -77,7 +77,21 @@ func TestVersions(t *testing.T) {
 			t.Error("a closed store answers a ping")
 		}
 		db := raw(t, cfg)
+		// A newer program that only added something may run beside this one.
 		if _, err := db.Exec("UPDATE schema_version SET version = 1000"); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = store.Open(ctx, cfg); err != nil {
+			t.Fatalf("beside a newer program: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var version int
+		if err := db.QueryRow("SELECT version FROM schema_version").Scan(&version); err != nil || version != 1000 {
+			t.Errorf("got version %d and %v after an older program ran, want 1000", version, err)
+		}
+		if _, err := db.Exec("UPDATE schema_version SET oldest = 1000"); err != nil {
 			t.Fatal(err)
 		}
 		if s, err := store.Open(ctx, cfg); !errors.Is(err, tailnet.ErrTooNew) || !strings.Contains(err.Error(), "version 1000") {

@@ -558,13 +558,15 @@ func TestMigrateRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		db := raw(t, cfg)
-		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys"} {
+		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets"} {
 			if _, err := db.Exec("DROP TABLE " + table); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := db.Exec("UPDATE schema_version SET version = 2"); err != nil {
-			t.Fatal(err)
+		for _, statement := range []string{"ALTER TABLE replicas DROP COLUMN relay", "ALTER TABLE schema_version DROP COLUMN oldest", "UPDATE schema_version SET version = 2"} {
+			if _, err := db.Exec(statement); err != nil {
+				t.Fatal(err)
+			}
 		}
 		w.Store = open(t, cfg)
 		if diff := cmp.Diff(n, w.node(n.ID), comparable...); diff != "" {
