@@ -138,6 +138,7 @@ func (l *link) dial(ctx context.Context, i int) (*client, error) {
 	conn.SetDeadline(time.Time{})
 	c := newClient(l.eng, accepted{conn: conn, abort: abort, ahead: ahead, remote: conn.RemoteAddr()})
 	c.key, c.meshed, c.line = rawKey(relay), true, true
+	c.out.bulk.width = lineWidth
 	return c, nil
 }
 

@@ -132,7 +132,8 @@ func newClient(e *engine, a accepted) *client {
 	}
 	_, c.sealed = a.conn.(*tls.Conn)
 	c.out.wake = make(chan struct{}, 1)
-	c.out.disco.stock, c.out.bulk.stock = &e.stock, &e.stock
+	c.out.disco = lane{stock: &e.stock, width: 1}
+	c.out.bulk = lane{stock: &e.stock, width: 1}
 	if ap, err := netip.ParseAddrPort(a.remote.String()); err == nil {
 		c.source = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}

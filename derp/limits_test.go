@@ -259,23 +259,38 @@ func TestEvict(t *testing.T) {
 	if n := r.Evict(real.SelfPublicKey()); n != 0 {
 		t.Errorf("%d connections were ended again", n)
 	}
-	// One that takes no data: the writer is stuck in the socket.
-	stuck := h.node(t)
-	again := enter(t, h.url, h.self, stuck.key, false)
-	for range 400 {
-		other.send(ts.FrameSendPacket, stuck.raw(), make([]byte, 60_000))
+}
+
+// One that takes no data: the writer is stuck in the socket.
+func TestEvictWhoTakesNothing(t *testing.T) {
+	h, plain := hallOf(t, derp.Config{WriteTimeout: -1})
+	sealed := join(t, derp.Config{WriteTimeout: -1})
+	for name, tt := range map[string]struct {
+		relay *derp.Relay
+		enter func(key.NodePrivate) *raw
+	}{
+		"plain": {plain, func(k key.NodePrivate) *raw { return enter(t, h.url, h.self, k, false) }},
+		"TLS":   {sealed.Relay, func(k key.NodePrivate) *raw { return enterTLS(t, sealed.ports.Relay.String(), sealed.PublicKey(), k) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := key.NewNode()
+			other, again, stuck := tt.enter(key.NewNode()), tt.enter(node), tt.enter(node)
+			for range 400 {
+				other.send(ts.FrameSendPacket, stuck.raw(), make([]byte, 60_000))
+			}
+			other.settled()
+			began := time.Now()
+			if n := tt.relay.Evict(node.Public()); n != 2 {
+				t.Errorf("%d connections were ended, want both", n)
+			}
+			waitFor(t, "the stuck client to be gone", func() bool { return len(tt.relay.Clients()) == 1 })
+			if took := time.Since(began); took > prompt {
+				t.Errorf("it took %v", took)
+			}
+			again.expectEnd()
+			stuck.expectEnd()
+		})
 	}
-	other.settled()
-	began = time.Now()
-	if n := r.Evict(stuck.key.Public()); n != 2 {
-		t.Errorf("%d connections were ended, want both", n)
-	}
-	waitFor(t, "the stuck client to be gone", func() bool { return len(r.Clients()) == 1 })
-	if took := time.Since(began); took > prompt {
-		t.Errorf("it took %v", took)
-	}
-	again.expectEnd()
-	stuck.expectEnd()
 }
 
 // A node may be taken off the list while it is being admitted by an answer of before.

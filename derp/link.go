@@ -39,6 +39,7 @@ type link struct {
 
 const (
 	maxKnown    = 1 << 20          // nodes of another relay
+	lineWidth   = 4                // of its queue, which many clients share, to theirs
 	lineTick    = 10 * time.Second // between two signs of life of ours
 	lineSilence = 30 * time.Second // after which the other relay is taken for gone
 	minBackoff  = 250 * time.Millisecond

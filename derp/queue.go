@@ -67,13 +67,17 @@ type lane struct {
 	slabs []*slab // oldest first
 	bytes int
 	stock *stock
+	width int // how many times laneBytes it may hold
 }
+
+// full reports whether there is no room for n bytes more.
+func (l *lane) full(n int) bool { return l.bytes+n > l.width*laneBytes }
 
 // room returns n bytes at the end of the lane. Where there is none, the oldest packets go, and
 // dropped hears of them.
 func (l *lane) room(n int, now time.Duration, dropped func(frames []byte)) []byte {
-	for l.bytes > 0 && (l.bytes+n > laneBytes || len(l.slabs) >= laneSlabs) {
-		if len(l.slabs) >= laneSlabs {
+	for l.bytes > 0 && (l.full(n) || len(l.slabs) >= l.width*laneSlabs) {
+		if len(l.slabs) >= l.width*laneSlabs {
 			l.dropSlab(dropped)
 		} else {
 			l.dropFrame(dropped)

@@ -64,7 +64,7 @@ func (c *client) push(src, goal *nodeKey, payload []byte, disco bool, now time.D
 	if goal != nil {
 		t, n = derp.FrameForwardPacket, n+derp.KeyLen
 	}
-	full = l.bytes+derp.FrameHeaderLen+n > laneBytes
+	full = l.full(derp.FrameHeaderLen + n)
 	var b []byte
 	if disco {
 		b = l.room(derp.FrameHeaderLen+n, now, c.dropDiscoHead)
