@@ -1,8 +1,11 @@
 package enrol_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -256,4 +259,40 @@ func TestPublished(t *testing.T) {
 	moved.Name, moved.RegionId, moved.RegionCode = "lab-1", 902, "lab"
 	in.order(&relayv1.Order{Enrolment: moved})
 	h.logged("the control server knows this relay as lab-1 (region 902 lab)")
+}
+
+// A long list comes in parts, and is kept.
+func TestLongList(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	const nodes, part = 100_000, 8192
+	h := newHost(s, enrol.Config{Key: s.keyText()})
+	in := s.next()
+	var raw [32]byte
+	began := time.Now()
+	for i := 0; i < nodes; {
+		o := &relayv1.Order{Admission: admission(1, i == 0)}
+		if i == 0 {
+			o.Enrolment = welcome(1).Enrolment
+		}
+		for range min(part, nodes-i) {
+			i++
+			binary.BigEndian.PutUint32(raw[:], uint32(i))
+			o.Admission.Nodes = append(o.Admission.Nodes, &relayv1.Node{Key: bytes.Clone(raw[:]), Class: uint32(i % 3)})
+		}
+		o.Admission.Partial = i < nodes
+		in.order(o)
+	}
+	h.logged("admits 100000 nodes")
+	t.Logf("a list of %d nodes came in %v", nodes, time.Since(began))
+	s.stop()
+	h = h.again(s)
+	if got := h.agent.Status().Nodes; got != nodes {
+		t.Errorf("after a restart, got %d nodes, want %d", got, nodes)
+	}
+	info, err := os.Stat(h.cfg.StateFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the state file has %d bytes", info.Size())
 }
