@@ -27,6 +27,9 @@ var spelled = map[string]string{"certmode": "DERP_CERT_MODE"}
 
 // envNames are the variables that set a flag, the one to recommend first.
 func envNames(flagName string) (names []string) {
+	if flagName == "version" { // images say by such a variable which one they are
+		return nil
+	}
 	for alias, to := range aliases {
 		if to == flagName {
 			names = append(names, alias)
@@ -44,7 +47,7 @@ func envNames(flagName string) (names []string) {
 
 // notOurs are variables with our prefix that others set: the engine's own knobs, and what
 // Kubernetes and docker links say about a service that is called derp.
-var notOurs = regexp.MustCompile(`^DERP_(DEBUG_LOGS|PROBER_DEBUG_LOGS|PORT|PORT_\d+_(TCP|UDP).*|SERVICE_(HOST|PORT).*|ENV_.*)$`)
+var notOurs = regexp.MustCompile(`^DERP_(DEBUG_LOGS|PROBER_DEBUG_LOGS|PORT|PORT_\d+_(TCP|UDP).*|SERVICE_(HOST|PORT).*|ENV_.*|VERSION)$`)
 
 // isOthers reports whether a variable is none of ours. docker links set DERP_NAME to
 // /container/alias.

@@ -204,7 +204,13 @@ func printUsage(fs *flag.FlagSet, w io.Writer) {
 	for _, name := range flagNames(fs) {
 		f := fs.Lookup(name)
 		arg, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(w, "  -%s %s (%s)\n        %s", name, arg, strings.Join(envNames(name), ", "), usage)
+		if arg != "" {
+			arg = " " + arg
+		}
+		if vars := envNames(name); len(vars) > 0 {
+			arg += " (" + strings.Join(vars, ", ") + ")"
+		}
+		fmt.Fprintf(w, "  -%s%s\n        %s", name, arg, usage)
 		switch f.DefValue {
 		case "", "0", "false", "+Inf", strconv.Itoa(math.MaxInt):
 		default:

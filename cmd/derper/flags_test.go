@@ -62,7 +62,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		}},
 		{"flags win", "-hostname a.example", "DERP_HOST=b.example DERP_DOMAIN=c.example", func(s *settings) { s.hostname = "a.example" }},
 		{"the same twice", "", "DERP_HOST=b.example DERP_DOMAIN=b.example", func(s *settings) { s.hostname = "b.example" }},
-		{"others' variables", "", "DERP_SERVICE_HOST=10.0.0.1 DERP_PORT=tcp://10.0.0.1:443 DERP_PORT_3478_UDP_ADDR=10.0.0.1 DERP_DEBUG_LOGS=1 DERP_NAME=/app/derp DERPER_X=1 PATH=/bin", func(*settings) {}},
+		{"others' variables", "", "DERP_SERVICE_HOST=10.0.0.1 DERP_PORT=tcp://10.0.0.1:443 DERP_PORT_3478_UDP_ADDR=10.0.0.1 DERP_DEBUG_LOGS=1 DERP_NAME=/app/derp DERP_VERSION=v1.2 DERPER_X=1 PATH=/bin", func(*settings) {}},
 		{"enrolment", "--control http://192.0.2.1:8080 --enroll-key k", "DERP_REGION=home DERP_NAME=attic", func(s *settings) {
 			s.control, s.enrollKey, s.region, s.regionCode, s.name = "http://192.0.2.1:8080", "k", "home", "home", "attic"
 		}},

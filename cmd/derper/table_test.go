@@ -35,7 +35,11 @@ func settingsTable(head string, means func(f *flag.Flag) string) string {
 		if k := fileKey(name); k != "" {
 			key = "`" + k + "`"
 		}
-		b.WriteString("| `-" + name + "` | `" + strings.Join(envNames(name), "`, `") + "` | " + key + " | " + value + " | " + means(f) + " |\n")
+		vars := ""
+		if list := envNames(name); len(list) > 0 {
+			vars = "`" + strings.Join(list, "`, `") + "`"
+		}
+		b.WriteString("| `-" + name + "` | " + vars + " | " + key + " | " + value + " | " + means(f) + " |\n")
 	}
 	seen := map[string]bool{}
 	for _, g := range groups {
