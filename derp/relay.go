@@ -8,7 +8,8 @@
 // A packet's way: wire*.go (the socket, read in large pieces) -> conn.go (frames, parsed where
 // they lie) -> clients.go (who is here) -> queue.go (copied once, to where it waits) ->
 // write.go (one write for all that waits), or link.go (to another relay of the mesh). Beside
-// it: limits.go, metrics.go, cert*.go, stun.go, mesh.go, bootstrap.go, key.go.
+// it: limits.go, metrics.go, expose.go and
+// status.go (what the operator sees), cert*.go, stun*.go, mesh.go, bootstrap.go, key.go.
 package derp
 
 import (
