@@ -51,7 +51,7 @@ func FuzzPolicy(f *testing.F) {
 		}
 		_ = c.Test(s)
 		p.StrayRegions(relays)
-		c.LeavesWithout(relays, s)
+		c.LeavesWithout(relays, s, nil)
 		for _, q := range []policy.Question{{From: "node1", To: "node3", Port: 80}, {From: "node3", To: "node1", SSH: "root"}} {
 			if a, err := c.Explain(s, q); err != nil || a.Allowed != (a.Outcome != "deny") {
 				t.Errorf("%+v: got %+v, %v", q, a, err)

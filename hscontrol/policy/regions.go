@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -276,8 +277,8 @@ func (p *Policy) StrayRegions(m *tailcfg.DERPMap) []string {
 const shownNodes = 3
 
 // LeavesWithout says which nodes the rules leave with no region of m at all; nil for none, and where m has no region
-// for anybody.
-func (c *Compiled) LeavesWithout(m *tailcfg.DERPMap, s *tailnet.Snapshot) *Refusal {
+// for anybody. Those that but names do not count; nil is nobody.
+func (c *Compiled) LeavesWithout(m *tailcfg.DERPMap, s *tailnet.Snapshot, but func(tailnet.NodeID) bool) *Refusal {
 	if m == nil || len(m.Regions) == 0 {
 		return nil
 	}
@@ -287,12 +288,10 @@ func (c *Compiled) LeavesWithout(m *tailcfg.DERPMap, s *tailnet.Snapshot) *Refus
 		if len(of.Of(m).Regions) > 0 {
 			continue
 		}
-		if line == 0 {
-			line = of.line
-		}
 		for _, id := range of.Nodes {
-			if n := s.Node(id); n != nil {
+			if n := s.Node(id); n != nil && (but == nil || !but(id)) {
 				names = append(names, n.GivenName)
+				line = cmp.Or(line, of.line)
 			}
 		}
 	}

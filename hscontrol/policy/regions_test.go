@@ -174,14 +174,18 @@ func TestRegionDiff(t *testing.T) {
 func TestLeavesWithout(t *testing.T) {
 	c := compiledFor(t, regionPolicy(`[{"target": ["alice@"], "deny": [1]}, {"target": ["tag:cam"], "allow": ["hme"]}]`))
 	want := `line 3: derpMap.rules: no relay is left for cam1, cam2: allow them a region that has a relay: see headscale derp`
-	if r := c.LeavesWithout(relays, cameras()); r == nil || r.Error() != want {
+	if r := c.LeavesWithout(relays, cameras(), nil); r == nil || r.Error() != want {
 		t.Errorf("got %v, want %s", r, want)
 	}
-	if r := c.LeavesWithout(&tailcfg.DERPMap{}, cameras()); r != nil {
+	but := func(id tailnet.NodeID) bool { return id == 3 }
+	if r := c.LeavesWithout(relays, cameras(), but); r == nil || !strings.Contains(r.Error(), "no relay is left for cam2:") {
+		t.Errorf("but for cam1: got %v", r)
+	}
+	if r := c.LeavesWithout(&tailcfg.DERPMap{}, cameras(), nil); r != nil {
 		t.Errorf("without any relay: got %v, want nothing", r)
 	}
 	c = compiledFor(t, regionPolicy(`[{"target": ["alice@"], "deny": [1]}]`))
-	if r := c.LeavesWithout(relays, cameras()); r != nil {
+	if r := c.LeavesWithout(relays, cameras(), nil); r != nil {
 		t.Errorf("got %v, want nothing", r)
 	}
 }

@@ -78,7 +78,7 @@ func (s *State) tellOfRegions(next, prev *View) {
 		return
 	}
 	text := ""
-	if r := next.Policy.LeavesWithout(next.DERPMap, next.Snapshot); r != nil {
+	if r := next.Policy.LeavesWithout(next.DERPMap, next.Snapshot, nil); r != nil {
 		text = "the policy leaves nodes without a relay: " + r.Error()
 	}
 	s.mu.Lock()
@@ -92,14 +92,23 @@ func (s *State) tellOfRegions(next, prev *View) {
 	}
 }
 
-// checkRegions holds the rules of a policy that may come against the relays that there are.
+// checkRegions holds the rules of a policy that may come against the relays that there are. It is refused if it takes
+// the last relay from some node; of nodes that have none as it is, it is only told.
 func (v *View) checkRegions(compiled *policy.Compiled) (warnings []string, err error) {
 	would := *v
 	would.Policy = compiled
 	would.DERPMap, would.Pinless = v.served, v.servedPinless
 	would.putDERPMap(nil)
-	if r := compiled.LeavesWithout(would.DERPMap, v.Snapshot); r != nil {
+	hasNone := func(id tailnet.NodeID) bool {
+		m := v.DERPMapOf(id)
+		return m != nil && len(m.Regions) == 0
+	}
+	if r := compiled.LeavesWithout(would.DERPMap, v.Snapshot, hasNone); r != nil {
 		return nil, r
 	}
-	return slices.Concat(compiled.Warnings(), compiled.Policy().StrayRegions(would.DERPMap)), nil
+	warnings = slices.Concat(compiled.Warnings(), compiled.Policy().StrayRegions(would.DERPMap))
+	if r := compiled.LeavesWithout(would.DERPMap, v.Snapshot, nil); r != nil {
+		warnings = append(warnings, r.Error())
+	}
+	return warnings, nil
 }

@@ -57,12 +57,16 @@ func TestRegionRules(t *testing.T) {
 	if p := s.Problems(); len(p) != 1 || !strings.Contains(p[0].Text, "line 1: derpMap.rules: no relay is left for box, other: allow them") || p[0].Tailnet != "default" || p[0].Stored != 0 {
 		t.Errorf("nodes without a relay: got problems %+v", p)
 	}
-	if _, err := s.CheckPolicy(w.id, text); err == nil || !strings.Contains(err.Error(), "no relay is left for box, other") {
-		t.Errorf("a policy that leaves nodes without a relay: got %v, want it refused", err)
+	if warnings, err := s.CheckPolicy(w.id, text+"\n"); err != nil || len(warnings) != 3 || !strings.Contains(warnings[2], "no relay is left for box, other") {
+		t.Errorf("a policy that leaves nodes without a relay, as it is: got %q, %v, want warnings", warnings, err)
 	}
 	s.SetDERPMap(homeAnd("far"))
 	w.await(s, "a relay again", func(v *state.View) bool { return regions(v) == "[2]" })
 	if p := s.Problems(); len(p) != 0 {
 		t.Errorf("with a relay again: got problems %+v", p)
+	}
+	if _, err := s.CheckPolicy(w.id, `{"derpMap": {"rules": [{"target": ["box"], "deny": [1, 2]}], "Regions": {}}, "hosts": {"box": "100.64.0.1"}}`); err == nil ||
+		!strings.Contains(err.Error(), "line 1: derpMap.rules: no relay is left for box:") {
+		t.Errorf("a policy that takes the last relay from a node: got %v, want it refused", err)
 	}
 }
