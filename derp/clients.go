@@ -43,10 +43,32 @@ func (e *engine) find(dst *nodeKey) (*client, *link) {
 	if !ok {
 		return nil, nil
 	}
+	return p.way()
+}
+
+// way is how to reach the node now.
+func (p *peer) way() (*client, *link) {
 	if c := p.active.Load(); c != nil {
 		return c, nil
 	}
 	return nil, p.via.Load()
+}
+
+// findAgain is find for a reader, which knows the last node that it looked for. One that is
+// gone from the table has no way any more, so that what is remembered is never wrong.
+func (c *client) findAgain(dst *nodeKey) (*client, *link) {
+	if c.last.peer != nil && c.last.key == *dst {
+		if to, via := c.last.peer.way(); to != nil || via != nil {
+			return to, via
+		}
+	}
+	p, ok := c.eng.peers.Load(*dst)
+	if !ok {
+		return nil, nil
+	}
+	c.last.key, c.last.peer = *dst, p
+	c.last.since = c.now
+	return p.way()
 }
 
 // introduce notes who c is, so that it can be evicted while it is being admitted.
@@ -226,10 +248,14 @@ func (e *engine) evict(k nodeKey) int {
 	if p, ok := e.peers.Load(k); ok {
 		list = slices.Concat(list, p.conns)
 	}
+	n := 0
 	for _, c := range list {
+		if !c.isCut.Load() { // or it is about to leave anyway
+			n++
+		}
 		c.cut()
 	}
-	return len(list)
+	return n
 }
 
 func (c *client) tellGone(k nodeKey, why derp.PeerGoneReasonType) {

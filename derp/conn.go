@@ -49,11 +49,16 @@ type client struct {
 	dirty  []*client // those to rouse when the buffer is parsed
 	heardN map[heardKey]struct{}
 	lastTo heardKey
-	skip   int // bytes of a frame that nobody wants
-	now    time.Duration
-	full   bool // something had to be dropped for what was read
-	home   bool
-	gones  *rate.Limiter
+	skip   int           // bytes of a frame that nobody wants
+	now    time.Duration // when what is handled was there to be read, on the engine's clock
+	full   bool          // something had to be dropped for what was read
+	last   struct {      // the node that it last sent to
+		key   nodeKey
+		peer  *peer
+		since time.Duration
+	}
+	home  bool
+	gones *rate.Limiter
 
 	// Written by one goroutine each, read by whoever counts:
 	gotPackets, gotBytes, gotDisco atomic.Uint64
@@ -139,6 +144,7 @@ func (c *client) read() error {
 	var buf *[]byte
 	defer func() { freeRead(buf) }()
 	n := 0 // bytes in buf
+	waited := true
 	for {
 		var k int
 		var err error
@@ -155,6 +161,9 @@ func (c *client) read() error {
 			}
 			k, err = c.in.Read((*buf)[n:])
 		}
+		if waited {
+			c.now, waited = c.eng.now(), false
+		}
 		if k > 0 {
 			n += k
 			used, need, ferr := c.frames((*buf)[:n])
@@ -166,6 +175,7 @@ func (c *client) read() error {
 				if perr := c.pay(b, used); perr != nil {
 					err = perr
 				}
+				waited = true
 			}
 			if need > len(*buf) {
 				large := largePool.Get().(*[]byte)
@@ -186,6 +196,7 @@ func (c *client) read() error {
 		}
 		if !c.more() {
 			c.settle()
+			waited = true
 		}
 	}
 }
@@ -195,16 +206,18 @@ func (c *client) more() bool {
 	return len(c.in.ahead) == 0 && c.under != nil && c.under.more()
 }
 
-// settle writes to all that got something. The one who makes others drop packets is made to
-// wait a moment, so that it is TCP that holds it back, before its packets cost anything.
+// settle writes to all that got something. The one who makes another drop packets is made to
+// wait a moment, so that it is TCP that holds it back, before its packets cost anything; unless
+// it sends to others too, who are not to wait for the slow one.
 func (c *client) settle() {
 	for i, dst := range c.dirty {
 		dst.writeNow()
 		c.dirty[i] = nil
 	}
 	c.dirty = c.dirty[:0]
-	if c.full && !c.meshed {
-		c.full = false
+	full := c.full && !c.meshed && c.now-c.last.since > faithful
+	c.full = false
+	if full {
 		t := time.NewTimer(overloadPause)
 		select {
 		case <-t.C:
@@ -214,6 +227,9 @@ func (c *client) settle() {
 	}
 }
 
+// faithful is how long a sender must have sent to one node alone to be held back for it.
+const faithful = 100 * time.Millisecond
+
 // overloadPause is how long a sender waits whose receiver's queue is full, after each buffer
 // that it filled.
 const overloadPause = time.Millisecond
@@ -221,7 +237,6 @@ const overloadPause = time.Millisecond
 // frames handles the whole frames at the start of b. It returns how many bytes those were,
 // and how many the next frame needs, if that is known.
 func (c *client) frames(b []byte) (used, need int, err error) {
-	c.now = c.eng.now()
 	if c.duplicate.Load() {
 		c.eng.spoke(c)
 	}
@@ -320,7 +335,7 @@ func (c *client) relay(src, dst *nodeKey, payload []byte, forwarded bool) {
 			c.gotDisco.Add(1)
 		}
 	}
-	to, via := c.eng.find(dst)
+	to, via := c.findAgain(dst)
 	var goal *nodeKey // of a packet that another relay is to deliver
 	switch {
 	case to != nil:

@@ -51,8 +51,8 @@ type outbox struct {
 func (c *client) push(src, goal *nodeKey, payload []byte, disco bool, now time.Duration) (rouse, full bool) {
 	o := &c.out
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	if o.state == ended {
+		o.mu.Unlock()
 		c.eng.drop(goneDisconnected, disco, 1, len(payload))
 		return false, false
 	}
@@ -78,7 +78,9 @@ func (c *client) push(src, goal *nodeKey, payload []byte, disco bool, now time.D
 	}
 	copy(b, payload)
 	o.carried = true
-	return o.state != running, full
+	rouse = o.state != running
+	o.mu.Unlock()
+	return rouse, full
 }
 
 func (c *client) dropDiscoHead(frames []byte) { c.eng.dropFrames(c.headReason(), true, frames) }

@@ -70,12 +70,25 @@ type outlet struct {
 // corked is a socket that is read and written in large pieces.
 type corked struct {
 	net.Conn
-	in  *bufio.Reader
-	out []byte
-	hot bool // keep what is written
+	in   *bufio.Reader
+	left int // bytes of the record that is being read
+	out  []byte
+	hot  bool // keep what is written
 }
 
-func (c *corked) Read(b []byte) (int, error) { return c.in.Read(b) }
+// Read never returns more than the rest of a record, so that whole knows what there is.
+func (c *corked) Read(b []byte) (int, error) {
+	if c.left == 0 {
+		head, err := c.in.Peek(recordHeader)
+		if err != nil {
+			return 0, err
+		}
+		c.left = recordHeader + int(binary.BigEndian.Uint16(head[3:]))
+	}
+	n, err := c.in.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
+}
 
 func (c *corked) Write(b []byte) (int, error) {
 	if c.hot {
@@ -87,13 +100,14 @@ func (c *corked) Write(b []byte) (int, error) {
 
 // whole reports whether a whole TLS record has been read ahead.
 func (c *corked) whole() bool {
-	const header = 5
-	if c.in.Buffered() < header {
+	if c.in.Buffered() < recordHeader {
 		return false
 	}
-	b, _ := c.in.Peek(header)
-	return c.in.Buffered() >= header+int(binary.BigEndian.Uint16(b[3:]))
+	b, _ := c.in.Peek(recordHeader)
+	return c.in.Buffered() >= recordHeader+int(binary.BigEndian.Uint16(b[3:]))
 }
+
+const recordHeader = 5 // bytes before each TLS record
 
 func (f *floor) serve(conn net.Conn) error {
 	raw := &corked{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
