@@ -22,8 +22,8 @@ func isPublic(a netip.Addr) bool {
 //	  that an authority vouches for
 //	seen at a public address, or unknown     that, and of the other family the machine's own if it is public
 //	seen at one of its own addresses         that, and of the other family the machine's own of the same kind
-//	seen from another private address        its own public ones; else its own in the network it is seen from;
-//	                                         else, from the server's own machine, its own; else what was seen
+//	seen from another private address        its own public ones; else, from the server's own machine, its own;
+//	                                         else its own in the network it is seen from; else what was seen
 func publish(d *tailnet.RelayDescription) []netip.Addr {
 	if a, err := netip.ParseAddr(d.Hostname); err == nil {
 		return []netip.Addr{a.Unmap()}
@@ -44,7 +44,9 @@ func publish(d *tailnet.RelayDescription) []netip.Addr {
 	case slices.Contains(own, seen) && !seen.IsLoopback():
 		out = pair(slices.Concat([]netip.Addr{seen}, own), func(a netip.Addr) bool { return a == seen || a.Is4() != seen.Is4() && notLocal(a) })
 	default:
-		for _, fits := range []func(netip.Addr) bool{isPublic, func(a netip.Addr) bool { return near(a, seen) }, func(a netip.Addr) bool { return seen.IsLoopback() && notLocal(a) }} {
+		neighbour := func(a netip.Addr) bool { return near(a, seen) }
+		elsewhere := func(a netip.Addr) bool { return seen.IsLoopback() && notLocal(a) }
+		for _, fits := range []func(netip.Addr) bool{isPublic, elsewhere, neighbour} {
 			if out = pair(own, fits); len(out) > 0 {
 				break
 			}

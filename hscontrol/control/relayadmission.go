@@ -36,7 +36,8 @@ func Admitted(n *tailnet.Node) bool { return n != nil && !n.Lapsed && !n.NodeKey
 // of those that are gone. No key is in both.
 func (a admission) since(was admission) (nodes []*relayv1.Node, gone [][]byte) {
 	come, left := map[key.NodePublic]uint32{}, map[key.NodePublic]bool{}
-	for _, id := range union(was.views, a.views) {
+	ids := union(was.views, a.views)
+	for _, id := range ids {
 		old, now := nodesOf(was.views, id), nodesOf(a.views, id)
 		tailnet.Compare(old, now, func(was1, is *tailnet.Node) {
 			if Admitted(was1) {
@@ -61,7 +62,9 @@ func (a admission) since(was admission) (nodes []*relayv1.Node, gone [][]byte) {
 	for k := range come {
 		delete(left, k)
 	}
-	a.keep(left)
+	if len(ids) > 1 && len(left) > 0 {
+		a.keep(left)
+	}
 	for k, class := range come {
 		nodes = append(nodes, &relayv1.Node{Key: k.AppendTo(nil), Class: class})
 	}
@@ -73,9 +76,6 @@ func (a admission) since(was admission) (nodes []*relayv1.Node, gone [][]byte) {
 
 // keep takes those out of left that another node has: a key may have moved to another tailnet, whose view came first.
 func (a admission) keep(left map[key.NodePublic]bool) {
-	if len(left) == 0 {
-		return
-	}
 	for _, v := range a.views {
 		for _, n := range v.Nodes {
 			if left[n.NodeKey] && Admitted(n) {
