@@ -224,6 +224,9 @@ func mesh(ctx context.Context, h *hall, p program) ([]float64, error) {
 			break
 		}
 	}
+	for _, f := range list {
+		f.forgive() // what went before that was lost, and is under way no more
+	}
 	t, err := l.watch(ctx, h.duration, a, b)
 	if broken := l.end(); err == nil {
 		err = broken

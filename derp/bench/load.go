@@ -84,6 +84,17 @@ func (f *flow) send(size int) {
 	}
 }
 
+// forgive empties the window.
+func (f *flow) forgive() {
+	for {
+		select {
+		case <-f.window:
+		default:
+			return
+		}
+	}
+}
+
 // receive receives until the connection ends.
 func (f *flow) receive(size int) {
 	last := uint64(0)
