@@ -5,24 +5,22 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"gorm.io/gorm"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// pollEvery is how late a commit of another process is noticed at the latest, if its notification was lost.
-const pollEvery = time.Second
-
 // follower wakes those who wait for commits.
 type follower struct {
 	workers
+
+	listening atomic.Bool // notifications come
 
 	moved struct {
 		sync.Mutex
@@ -67,38 +65,6 @@ func (s *Store) startFollower() {
 func (s *Store) stopFollower() {
 	s.follower.stop()
 	s.follower.wg.Wait()
-}
-
-func (s *Store) listenLoop(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := listen(ctx, s.cfg.Postgres, s.wake); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("not listening to the commits of other servers; reading the revisions each second instead", "err", err)
-		}
-		s.wake() // what came while nobody listened
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// pollLoop is the safety of listenLoop: it looks whether the revisions moved.
-func (s *Store) pollLoop(ctx context.Context) {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	var last map[tailnet.ID]tailnet.Revision
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		revs, err := s.Revisions(ctx)
-		if err == nil && !maps.Equal(revs, last) {
-			last = revs
-			s.wake()
-		}
-	}
 }
 
 // Revisions says at which revision each tailnet is.

@@ -41,6 +41,8 @@ type Config struct {
 
 	// Replica names this server process among those that share a database. Empty: a random name.
 	Replica string
+	// DeadAfter is how long a server process may say nothing before the others end its sessions. 0: 12 s.
+	DeadAfter time.Duration
 
 	// PrefixV4 and PrefixV6 are the ranges of tailnets that have none of their own. The zero prefix turns a family off.
 	PrefixV4, PrefixV6 netip.Prefix
@@ -97,6 +99,9 @@ func (cfg *Config) complete() error {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.DeadAfter == 0 {
+		cfg.DeadAfter = deadAfter
 	}
 	if cfg.PrefixV4.IsValid() && !cfg.PrefixV4.Addr().Is4() || cfg.PrefixV6.IsValid() && !cfg.PrefixV6.Addr().Is6() {
 		return fmt.Errorf("%w: prefixes %s and %s are not one of IPv4 and one of IPv6", tailnet.ErrInvalid, cfg.PrefixV4, cfg.PrefixV6)

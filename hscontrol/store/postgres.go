@@ -22,7 +22,7 @@ import (
 
 // PostgresConfig says where the server is.
 type PostgresConfig struct {
-	Host string // a name, an address, or the directory of a unix socket; empty: localhost
+	Host string // names or addresses with commas between them, or the directory of a unix socket; empty: localhost
 	Port int    // 0: 5432
 	Name string // of the database
 	User string
@@ -54,12 +54,40 @@ func (e postgresEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
 	if idleTime <= 0 {
 		idleTime = time.Hour
 	}
+	if pooled, err := behindPooler(pc); err == nil && pooled { // an error is told by the first use
+		// What is prepared on one connection of a pooler is not there on the next.
+		pc.DefaultQueryExecMode = pgx.QueryExecModeExec
+		cfg.Log.Info("a connection pooler stands before PostgreSQL: statements are not prepared")
+	}
 	writes, reads = stdlib.OpenDB(*pc), stdlib.OpenDB(*pc)
 	writes.SetMaxOpenConns(1)
+	for _, db := range []*sql.DB{writes, reads} {
+		db.SetConnMaxLifetime(connLife)
+	}
 	reads.SetMaxOpenConns(max(1, open-1))
 	reads.SetMaxIdleConns(max(1, idle-1))
 	reads.SetConnMaxIdleTime(idleTime)
 	return writes, reads, nil
+}
+
+// connLife is when a connection is made anew: after a failover those that are left lead to the wrong server.
+const connLife = 10 * time.Minute
+
+// behindPooler reports whether something like pgbouncer stands in between: it tells its clients other process IDs than
+// those of the servers' processes.
+func behindPooler(pc *pgx.ConnConfig) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTime)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, pc.Copy())
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(ctx)
+	var pid uint32
+	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid); err != nil {
+		return false, err
+	}
+	return pid != conn.PgConn().PID(), nil
 }
 
 func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
@@ -89,13 +117,20 @@ func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
 		q.Set("host", host)
 		q.Set("port", strconv.Itoa(port))
 	} else {
-		u.Host = net.JoinHostPort(host, strconv.Itoa(port))
+		var places []string
+		for one := range strings.SplitSeq(host, ",") {
+			places = append(places, net.JoinHostPort(strings.TrimSpace(one), strconv.Itoa(port)))
+		}
+		if u.Host = strings.Join(places, ","); len(places) > 1 {
+			q.Set("target_session_attrs", "read-write") // the primary among them
+		}
 	}
 	u.RawQuery = q.Encode()
 	pc, err := pgx.ParseConfig(u.String())
 	if err != nil {
 		return nil, fmt.Errorf("reading database.postgres: %w", &hiddenError{err, c.Pass})
 	}
+	pc.DialFunc = dial
 	return pc, nil
 }
 
@@ -175,27 +210,4 @@ func (e postgresEngine) explain(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w: see that PostgreSQL runs, may be reached and has room on its disk", tailnet.ErrReadOnly, err)
-}
-
-// listen waits for notifications of other processes on a connection of its own and calls heard for each, until ctx is
-// done or the connection breaks.
-func listen(ctx context.Context, cfg PostgresConfig, heard func()) error {
-	pc, err := cfg.parse()
-	if err != nil {
-		return err
-	}
-	conn, err := pgx.ConnectConfig(ctx, pc)
-	if err != nil {
-		return fmt.Errorf("listening for commits: %w", err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
-		return fmt.Errorf("listening for commits: %w", err)
-	}
-	for {
-		if _, err := conn.WaitForNotification(ctx); err != nil {
-			return fmt.Errorf("listening for commits: %w", err)
-		}
-		heard()
-	}
 }

@@ -11,8 +11,8 @@ import (
 // reads everything.
 const keptChanges = 20_000
 
-// PurgeExpired deletes registrations past their lifetime, old rows of the change log and old traffic, ends the sessions
-// of servers that died, and elects primary routes anew where a primary node's key has expired. It is to be called every minute or
+// PurgeExpired deletes registrations past their lifetime, old rows of the change log and old traffic, forgets
+// servers that died long ago, and elects primary routes anew where a primary node's key has expired. It is to be called every minute or
 // so.
 func (s *Store) PurgeExpired(ctx context.Context) error {
 	tailnets, err := s.ListTailnets(ctx)
@@ -26,7 +26,7 @@ func (s *Store) PurgeExpired(ctx context.Context) error {
 		if err := t.purgeRelayTraffic(); err != nil {
 			return err
 		}
-		if err := t.buryDead(); err != nil {
+		if err := t.forgetDead(); err != nil {
 			return err
 		}
 		for _, tn := range tailnets {

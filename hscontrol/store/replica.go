@@ -9,12 +9,13 @@ import (
 // Servers that share a PostgreSQL database each say now and then that they live. A server that has not said so for a
 // while has died with its sessions open; the others end them. All times are the database's, so that clocks may differ.
 const (
-	livesEvery = 10 * time.Second
+	deadAfter = 12 * time.Second
+	beats     = 6 // in that time
 
 	sayAlive = `INSERT INTO replicas (name, seen_at) VALUES (?, now())
 		ON CONFLICT (name) DO UPDATE SET seen_at = now()`
 	ofTheDead = ` WHERE NOT EXISTS (SELECT 1 FROM replicas r
-		WHERE r.name = replica AND r.seen_at > now() - interval '60 seconds')`
+		WHERE r.name = replica AND r.seen_at > now() - interval '1 millisecond' * ?)`
 	forgetDead = `DELETE FROM replicas WHERE seen_at < now() - interval '1 day'`
 )
 
@@ -26,32 +27,64 @@ func (s *Store) sayAlive(ctx context.Context) error {
 	return nil
 }
 
-// aliveLoop says so until ctx is done.
+// aliveLoop says so until ctx is done, and buries the dead. While the database was away nobody could say that he lives:
+// so the dead are buried only by one who could for as long himself.
 func (s *Store) aliveLoop(ctx context.Context) {
-	tick := time.NewTicker(livesEvery)
+	deadAfter := s.cfg.DeadAfter
+	tick := time.NewTicker(deadAfter / beats)
 	defer tick.Stop()
+	last := time.Now()
+	since := last // no beat was missed from here on
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		if err := s.sayAlive(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("other servers may take this one for dead", "err", err)
+		beat, cancel := context.WithTimeout(ctx, deadAfter/2)
+		err := s.sayAlive(beat)
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil && time.Since(last) > deadAfter {
+				s.cfg.Log.Warn("other servers may take this one for dead", "err", err)
+			}
+			continue
+		}
+		now := time.Now()
+		if now.Sub(last) > deadAfter/2 {
+			since = now
+		}
+		last = now
+		if now.Sub(since) < deadAfter {
+			continue
+		}
+		if err := s.buryDead(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("ending the sessions of servers that died", "err", err)
 		}
 	}
 }
 
-// buryDead ends the sessions of servers that died.
-func (t *tx) buryDead() error {
+// buryDead ends the sessions of servers that died, if there are any.
+func (s *Store) buryDead(ctx context.Context) error {
+	var some bool
+	after := s.cfg.DeadAfter.Milliseconds()
+	err := s.reads.QueryRowContext(ctx, s.engine.rebind("SELECT EXISTS (SELECT 1 FROM sessions"+ofTheDead+") OR EXISTS (SELECT 1 FROM relay_sessions"+ofTheDead+")"),
+		after, after).Scan(&some)
+	if err != nil || !some {
+		return s.engine.explain(err)
+	}
+	return s.write(ctx, func(t *tx) error {
+		if err := t.endSessions(ofTheDead, after); err != nil {
+			return err
+		}
+		return t.endRelaySessions(ofTheDead, after)
+	})
+}
+
+// forgetDead deletes what is known of servers that died long ago.
+func (t *tx) forgetDead() error {
 	if !t.s.engine.shared() {
 		return nil
-	}
-	if err := t.endSessions(ofTheDead); err != nil {
-		return err
-	}
-	if err := t.endRelaySessions(ofTheDead); err != nil {
-		return err
 	}
 	_, err := t.exec(forgetDead)
 	return err

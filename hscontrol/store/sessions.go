@@ -54,6 +54,29 @@ func (s *Store) CloseSessions(ctx context.Context, refs []SessionRef) error {
 	return nil
 }
 
+// RestoreSessions opens those of the sessions whose nodes have none: sessions that could not be written when they began,
+// and those that another server ended because this one seemed dead.
+func (s *Store) RestoreSessions(ctx context.Context, refs []SessionRef) error {
+	err := s.write(ctx, func(t *tx) error {
+		for _, ref := range refs {
+			at, err := t.place(ref.NodeID)
+			if errors.Is(err, tailnet.ErrNotFound) || err == nil && at.online {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("of node %d: %w", ref.NodeID, err)
+			}
+			_, err = t.exec("INSERT INTO sessions (node_id, id, replica, since) VALUES (?, ?, ?, ?)", int64(ref.NodeID), ref.SessionID, s.cfg.Replica, t.now)
+			if err != nil {
+				return fmt.Errorf("of node %d: %w", ref.NodeID, err)
+			}
+			t.onlineChanged(ref.NodeID, at)
+		}
+		return nil
+	})
+	return wrap("restoring sessions", err)
+}
+
 func (t *tx) closeSession(ref SessionRef) error {
 	at, err := t.place(ref.NodeID)
 	if errors.Is(err, tailnet.ErrNotFound) {

@@ -99,31 +99,38 @@ func TestRestart(t *testing.T) {
 // TestDeadReplica: the sessions of a server that died are ended by another.
 func TestDeadReplica(t *testing.T) {
 	cfg := postgresConfig(t)
+	cfg.DeadAfter = 1500 * time.Millisecond
 	w := newWorld(t, cfg)
 	other := cfg
-	other.Replica = "two"
+	other.Replica, other.DeadAfter = "two", time.Hour // it says that it lives once, and then it is silent
 	s := open(t, other)
 	mine, theirs := w.join("mine").ID, w.join("theirs").ID
 	w.online(mine)
 	if err := s.OpenSession(w.ctx, theirs, "x"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.PurgeExpired(w.ctx); err != nil {
-		t.Fatal(err)
-	}
 	if !w.node(mine).Online || !w.node(theirs).Online {
 		t.Error("a session of a server that lives was ended")
 	}
-	if _, err := raw(t, cfg).Exec("UPDATE replicas SET seen_at = now() - interval '2 minutes' WHERE name = 'two'"); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.PurgeExpired(w.ctx); err != nil {
-		t.Fatal(err)
-	}
-	if n := w.node(theirs); n.Online || n.LastSeen == nil {
-		t.Errorf("got %+v, want the node of the dead server offline", n)
-	}
+	w.until("the node of the dead server is offline", func() bool { n := w.node(theirs); return !n.Online && n.LastSeen != nil })
 	if !w.node(mine).Online {
 		t.Error("the session of the server that lives was ended")
+	}
+}
+
+// until waits for what a commit brings.
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	late := time.After(20 * time.Second)
+	for {
+		moved := w.Moved()
+		if ok() {
+			return
+		}
+		select {
+		case <-moved:
+		case <-late:
+			w.t.Fatalf("not so: %s", what)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 )
 
 var (
@@ -28,6 +29,7 @@ type writer struct {
 	ended chan struct{} // closed by the writer when it takes nothing more
 
 	groups, operations atomic.Uint64
+	took               atomic.Int64 // nanoseconds
 }
 
 // operation is one use case that waits for its group. run may be called again if the group has to be tried again.
@@ -41,14 +43,15 @@ type operation struct {
 
 // Stats counts what the writer has done.
 type Stats struct {
-	Groups     uint64 // groups of operations, a transaction each
-	Operations uint64 // operations run in them
-	Waiting    int    // operations that wait for the next
+	Groups     uint64        // groups of operations, a transaction each
+	Operations uint64        // operations run in them
+	Waiting    int           // operations that wait for the next
+	Took       time.Duration // to run and commit the groups, in all
 }
 
 // Stats says what the writer has done since Open, and what it still has to do.
 func (s *Store) Stats() Stats {
-	return Stats{Groups: s.writer.groups.Load(), Operations: s.writer.operations.Load(), Waiting: len(s.writer.queue)}
+	return Stats{Groups: s.writer.groups.Load(), Operations: s.writer.operations.Load(), Waiting: len(s.writer.queue), Took: time.Duration(s.writer.took.Load())}
 }
 
 func (s *Store) startWriter() {
@@ -144,6 +147,8 @@ func (s *Store) writeGroup(group []*operation) {
 	}
 	s.writer.groups.Add(1)
 	s.writer.operations.Add(uint64(len(group)))
+	begun := time.Now()
+	defer func() { s.writer.took.Add(int64(time.Since(begun))) }()
 	var err error
 	careful := false
 	for n := range attempts {
@@ -191,7 +196,11 @@ func (s *Store) tryGroup(group []*operation, careful bool) (err error) {
 		return &beginError{err}
 	}
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+		case s.engine.shared() && s.engine.fault(err).broken:
+			discard(conn) // it may lead to a server that is the primary no more
+		default:
 			abandon(conn)
 		}
 	}()
@@ -217,6 +226,9 @@ func (s *Store) tryGroup(group []*operation, careful bool) (err error) {
 // abandon ends whatever transaction the connection is in. If that cannot be done the connection is thrown away.
 func abandon(conn *sql.Conn) {
 	if _, err := conn.ExecContext(context.Background(), "ROLLBACK"); err != nil {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		discard(conn)
 	}
 }
+
+// discard has the connection closed instead of used again.
+func discard(conn *sql.Conn) { _ = conn.Raw(func(any) error { return driver.ErrBadConn }) }
