@@ -83,7 +83,16 @@ func TestMetrics(t *testing.T) {
 		t.Fatal("the stranger was admitted")
 	}
 	ask(t, stunClient(t, b), stun.Request(stun.NewTxID()))
+	// A client hears how its handshake went before that is counted.
 	got := scrape(t, b)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); got = scrape(t, b) {
+		if value(got["derp_handshakes"], "admitted") == 2 && value(got["derp_handshakes"], "refused") == 1 {
+			break
+		}
+		<-tick.C
+	}
 	for _, tt := range []struct {
 		name, label string
 		want        float64
