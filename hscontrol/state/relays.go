@@ -77,10 +77,12 @@ func relayRegions(s *tailnet.Snapshot) map[int]*tailcfg.DERPRegion {
 // relay's own making by a name that only the relay knows, at the addresses that are published. A client that has the
 // map from before a new certificate asks by the old name, and gets the old certificate (derp.CertInfo).
 func RelayNode(r *tailnet.Relay) *tailcfg.DERPNode {
-	if len(r.Certificates) == 0 {
+	var c tailnet.RelayCertificate // a proxy in front may have one that is not told
+	if len(r.Certificates) > 0 {
+		c = r.Certificates[0]
+	} else if r.Hostname == "" {
 		return nil
 	}
-	c := r.Certificates[0]
 	n := &tailcfg.DERPNode{
 		Name: r.Name, RegionID: int(r.RegionID),
 		HostName: cmp.Or(c.Name, r.Hostname), CertName: c.Pin,

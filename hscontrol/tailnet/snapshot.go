@@ -108,6 +108,8 @@ func byID(a, b *Node) int { return cmp.Compare(a.ID, b.ID) }
 func Compare(was, is []*Node, differ func(was, is *Node)) {
 	for len(was)+len(is) > 0 {
 		switch {
+		case len(was) > 0 && len(is) > 0 && was[0] == is[0]: // most are the same, and need not be looked at
+			was, is = was[1:], is[1:]
 		case len(is) == 0 || len(was) > 0 && was[0].ID < is[0].ID:
 			differ(was[0], nil)
 			was = was[1:]
@@ -115,9 +117,7 @@ func Compare(was, is []*Node, differ func(was, is *Node)) {
 			differ(nil, is[0])
 			is = is[1:]
 		default:
-			if was[0] != is[0] {
-				differ(was[0], is[0])
-			}
+			differ(was[0], is[0])
 			was, is = was[1:], is[1:]
 		}
 	}
