@@ -112,13 +112,13 @@ func TestRelayEvicts(t *testing.T) {
 		// Its connection, as the relay's kernel knows it.
 		connected := fmt.Sprintf("ss -Htn state established src :443 dst 203.0.113.%d", 22+i)
 		relay.Eventually(connected, "203.0.113.40")
-		begun := time.Now()
 		if end == "" {
 			c.Do("tailscale logout")
 		} else {
 			c.Daemon().Signal(syscall.SIGSTOP) // it cannot leave by itself
 			server.Do(end + id)
 		}
+		begun := time.Now()
 		l.Await("the end of its connection", func() error {
 			if out, err := relay.Quietly(connected); err != nil || out != "" {
 				return fmt.Errorf("%v %s", err, out)
