@@ -19,6 +19,7 @@ import (
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
 	"github.com/keelscale/keelscale/hscontrol/api"
+	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/hstest"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -51,8 +52,8 @@ type checked struct {
 	src, dst   tailnet.NodeID
 }
 
-func newChecked(t *testing.T) *checked {
-	s := hstest.Start(t)
+func newChecked(t *testing.T, edit ...func(*config.Config)) *checked {
+	s := hstest.Start(t, edit...)
 	c := &checked{Server: s, t: t, laptop: s.Node("laptop"), db: s.Node("db")}
 	c.laptop.Join(s.Key(s.User("alice")))
 	c.db.Join(s.Key(nil, func(k *tailnet.PreAuthKey) { k.Tags = []string{"tag:db"} }))

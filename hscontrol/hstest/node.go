@@ -48,6 +48,12 @@ func (s *Server) Node(name string) *Node {
 	return n
 }
 
+// Use has the node speak with another server from now on, as a load balancer would.
+func (n *Node) Use(s *Server) {
+	n.Disconnect()
+	n.url = s.URL
+}
+
 // Disconnect closes the Noise connection; the next request makes a new one.
 func (n *Node) Disconnect() {
 	if n.client != nil {

@@ -135,12 +135,8 @@ func (p *Postgres) PgBouncer(mode string) func(*config.Config) {
 	}
 	port := freeTCPPort(p.t)
 	users, settings := filepath.Join(p.Dir, "users"), filepath.Join(p.Dir, "pgbouncer-"+mode+".ini")
-	text := fmt.Sprintf("[databases]\n* = host=%s port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = any\nauth_file = %s\npool_mode = %s\nmax_client_conn = 200\ndefault_pool_size = 20\n",
+	text := fmt.Sprintf("[databases]\n* = user=keelscale host=%s port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = any\nauth_file = %s\npool_mode = %s\nmax_client_conn = 200\ndefault_pool_size = 20\n",
 		p.Dir, p.Port, port, users, mode)
-	if mode == "transaction" {
-		text += "max_prepared_statements = 200\n"
-	}
-	text = strings.ReplaceAll(text, "* = host", "* = user=keelscale host")
 	if err := errors.Join(os.WriteFile(users, []byte("\"keelscale\" \"\"\n"), 0o644), os.WriteFile(settings, []byte(text), 0o644)); err != nil {
 		p.t.Fatal(err)
 	}

@@ -1,14 +1,20 @@
 package hstest_test
 
 import (
+	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tailscale.com/control/tsp"
+	"tailscale.com/tailcfg"
 
 	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/hstest"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // pair are two servers on one PostgreSQL.
@@ -107,5 +113,126 @@ func TestNoiseKeyIsBroughtOnce(t *testing.T) {
 	b := hstest.Start(t, use, shareSecrets(a))
 	if got := noisePublic(t, b); got != want {
 		t.Errorf("got key %s at the second server, want %s", got, want)
+	}
+}
+
+// Nodes of two servers see each other as those of one do: who is online, and which router serves a route.
+func TestOnlineAndRoutesAcrossServers(t *testing.T) {
+	p := startPair(t)
+	secret := p.a.Key(p.a.User("anna"))
+	route := netip.MustParsePrefix("10.9.0.0/24")
+	router := func(s *hstest.Server, name string) *hstest.Poll {
+		n := s.Node(name)
+		n.Hostinfo.RoutableIPs = []netip.Prefix{route}
+		n.Join(secret)
+		poll := n.Poll()
+		if _, err := p.a.Store().ApproveRoutes(hstest.Context(t), tailnet.NodeID(poll.Netmap.Node.ID), []netip.Prefix{route}); err != nil {
+			t.Fatal(err)
+		}
+		return poll
+	}
+	viewer := p.a.Node("viewer")
+	viewer.Join(secret) // at the first, and goes to the second at once
+	viewer.Use(p.b)
+	pv := viewer.Poll()
+	serves := func(name string) func(*hstest.Netmap) bool {
+		return func(m *hstest.Netmap) bool {
+			r := m.Peer(name)
+			return r != nil && r.Online != nil && *r.Online && slices.Contains(r.PrimaryRoutes, route)
+		}
+	}
+	first := router(p.a, "first")
+	pv.Await("the first router to serve", serves("first"))
+	router(p.b, "second")
+	first.Close()
+	pv.Await("the second router to serve", serves("second"))
+	pv.Await("the first to be offline", func(m *hstest.Netmap) bool { return !*m.Peer("first").Online })
+
+	// The first server ends in order: its nodes are offline, and come back at the other.
+	third := p.a.Node("third")
+	third.Join(secret)
+	third.Poll()
+	pv.Await("the third to be online", func(m *hstest.Netmap) bool { n := m.Peer("third"); return n != nil && n.Online != nil && *n.Online })
+	p.a.End()
+	pv.Await("the third to be offline", func(m *hstest.Netmap) bool { return !*m.Peer("third").Online })
+	third.Use(p.b)
+	third.Poll()
+	pv.Await("the third to be online again", func(m *hstest.Netmap) bool { return *m.Peer("third").Online })
+}
+
+// heardWithin has a node change its endpoint at one server and gives how long a poll at the other waits for it.
+func heardWithin(t *testing.T, changer *hstest.Node, id tailcfg.NodeID, poll *hstest.Poll, port uint16) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	changer.Update(fmt.Sprintf("192.0.2.1:%d", port))
+	poll.Await("the endpoint", func(m *hstest.Netmap) bool {
+		p := m.Peers[id]
+		return p != nil && len(p.Endpoints) == 1 && p.Endpoints[0].Port() == port
+	})
+	return time.Since(begun)
+}
+
+// await looks again and again until ok holds.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not so within 30 s: %s", what)
+		}
+	}
+}
+
+func listening(s *hstest.Server) func() bool {
+	return func() bool { ok, _ := s.Store().Listening(); return ok }
+}
+
+// The connection that listens is cut: what changes meanwhile comes a moment later, and then it listens again.
+func TestListeningIsCut(t *testing.T) {
+	p := startPair(t)
+	secret := p.a.Key(p.a.User("anna"))
+	changer, watcher := p.a.Node("changer"), p.b.Node("watcher")
+	changer.Join(secret)
+	watcher.Join(secret)
+	id, poll := changer.Poll().Netmap.Node.ID, watcher.Poll()
+	await(t, "both listen", func() bool { return listening(p.a)() && listening(p.b)() })
+	for round := range uint16(3) {
+		cut := p.db.SQL("test1", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+		if cut == "0" {
+			t.Fatal("got no connection that listens to cut")
+		}
+		if took := heardWithin(t, changer, id, poll, 1000+round); took > 2*time.Second {
+			t.Errorf("a change while nobody listens came after %v, want 2 s at most", took)
+		}
+		await(t, "both listen again", func() bool { return listening(p.a)() && listening(p.b)() })
+	}
+}
+
+// pgbouncer between: with pool_mode session all is as without it; with transaction notifications do not come through,
+// which the server finds out, tells, and makes up for.
+func TestBehindPgBouncer(t *testing.T) {
+	for _, mode := range []string{"session", "transaction"} {
+		t.Run(mode, func(t *testing.T) {
+			db := hstest.StartPostgres(t)
+			edits := []func(*config.Config){db.Database(), db.PgBouncer(mode)}
+			a := hstest.Start(t, edits...)
+			b := hstest.Start(t, append(edits, shareSecrets(a))...)
+			secret := a.Key(a.User("anna"))
+			changer, watcher := a.Node("changer"), b.Node("watcher")
+			changer.Join(secret)
+			watcher.Join(secret)
+			id, poll := changer.Poll().Netmap.Node.ID, watcher.Poll()
+			if mode == "session" {
+				await(t, "both listen", func() bool { return listening(a)() && listening(b)() })
+			} else {
+				await(t, "both tell that they hear nothing", func() bool {
+					return strings.Contains(strings.Join(a.Faults(t.Context()), " "), "pool_mode = session") && len(b.Faults(t.Context())) > 0
+				})
+			}
+			for port := range uint16(20) {
+				if took := heardWithin(t, changer, id, poll, 1000+port); took > time.Second {
+					t.Errorf("a change came after %v, want 1 s at most", took)
+				}
+			}
+		})
 	}
 }

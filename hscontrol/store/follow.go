@@ -21,6 +21,7 @@ type follower struct {
 	workers
 
 	listening atomic.Bool // notifications come
+	deaf      atomic.Pointer[error]
 
 	moved struct {
 		sync.Mutex

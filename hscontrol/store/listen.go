@@ -26,6 +26,7 @@ func (s *Store) listenLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := s.listen(ctx)
 		s.follower.listening.Store(false)
+		s.follower.deaf.Store(&err)
 		if err != nil && ctx.Err() == nil && err.Error() != said {
 			said = err.Error() // once while it is the same
 			s.cfg.Log.Warn("not hearing of the commits of other servers at once: reading the revisions instead", "every", pollAlone, "err", err)
@@ -78,6 +79,7 @@ func (s *Store) listen(ctx context.Context) error {
 		return fmt.Errorf("listening for commits: %w", err)
 	}
 	s.follower.listening.Store(true)
+	s.follower.deaf.Store(nil)
 	s.wake() // what came before
 	for {
 		if _, err := conn.WaitForNotification(ctx); err != nil {
@@ -111,6 +113,14 @@ func (s *Store) pollLoop(ctx context.Context) {
 	}
 }
 
-// Listening reports whether commits of other servers are heard of at once, not only when the revisions are read next.
-// A store that no other server uses has nothing to hear.
-func (s *Store) Listening() bool { return !s.engine.shared() || s.follower.listening.Load() }
+// Listening reports whether commits of other servers are heard of at once, not only when the revisions are read next;
+// if not, the error is why, or nil where it was not found out yet. A store that no other server uses has nothing to hear.
+func (s *Store) Listening() (bool, error) {
+	if !s.engine.shared() || s.follower.listening.Load() {
+		return true, nil
+	}
+	if err := s.follower.deaf.Load(); err != nil {
+		return false, *err
+	}
+	return false, nil
+}
