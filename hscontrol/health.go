@@ -43,6 +43,9 @@ func (s *Server) Health(context.Context) []api.Fault {
 	for _, p := range s.state.Problems() {
 		faults = append(faults, api.Fault{Name: "policy", Text: fmt.Sprintf("tailnet %s: %s", p.Tailnet, p.Text), Severe: true})
 	}
+	if _, err := s.store.Listening(); err != nil {
+		faults = append(faults, api.Fault{Name: "database-notifications", Text: "changes of other servers are seen late, by reading the revisions: " + err.Error()})
+	}
 	for _, st := range loader.Status() {
 		if st.Err != nil {
 			faults = append(faults, api.Fault{Name: "derp-source", Text: fmt.Sprintf("%s cannot be read: %v; the last good copy has %d regions", st.Source, st.Err, st.Regions)})

@@ -138,6 +138,7 @@ func (c *Control) Run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	wait.Go(func() { c.probeRouters(ctx) })
 	wait.Go(func() { c.watchRelays(ctx) })
+	wait.Go(func() { c.restoreSessions(ctx) })
 	c.watchDepartures(ctx)
 	wait.Wait()
 	c.end()
