@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -197,6 +198,9 @@ func (c *client) read() error {
 		if !c.more() {
 			c.settle()
 			waited = true
+			if n == 0 {
+				runtime.Gosched() // a stream of packets is not to keep others from theirs
+			}
 		}
 	}
 }
