@@ -164,6 +164,7 @@ func (s *Server) metrics() *prometheus.Registry {
 			return float64(n)
 		}
 	}
+	r.MustRegister(pipeline{s.store, s.state, s.control})
 	gauge("nodes", "Nodes of all tailnets.", count(func(*tailnet.Node) bool { return true }))
 	gauge("nodes_online", "Nodes that are connected.", count(func(n *tailnet.Node) bool { return n.Online }))
 	gauge("nodes_expired", "Nodes whose key has expired.", count(func(n *tailnet.Node) bool { return n.Lapsed }))

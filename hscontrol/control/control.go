@@ -65,6 +65,9 @@ type Control struct {
 
 	arriving, wholes gate // bounds on connections before their first request, and on whole maps in the making
 
+	encoded, sent stage
+	sentBytes     atomic.Uint64
+
 	alive  struct{ plain, packed mapper.Frame }
 	probes probes
 	relays relays

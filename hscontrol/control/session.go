@@ -7,6 +7,7 @@ import (
 	randv2 "math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale.com/types/key"
@@ -35,7 +36,8 @@ type session struct {
 	feed    *state.Feed
 	viewer  mapper.Viewer
 	nodeKey key.NodePublic
-	online  bool // this poll makes the node count as connected
+	cursor  atomic.Pointer[state.Edition] // what was sent last
+	online  bool                          // this poll makes the node count as connected
 
 	id       string
 	replaced chan struct{} // closed when the same node polls anew, or does not answer any more
@@ -48,6 +50,7 @@ func (s *session) run(ctx context.Context) {
 	if sent == nil || !s.sendFull(sent) {
 		return
 	}
+	s.cursor.Store(sent)
 	if s.online {
 		s.control.live.enter(s)
 		defer s.control.live.leave(s, s.control.Now())
@@ -61,15 +64,18 @@ func (s *session) run(ctx context.Context) {
 				s.steer(ctx)
 				return
 			}
+			begun := time.Now()
 			frame, gone := s.control.Mapper.DiffFrame(sent.View, next.View, s.viewer, s.out.compress, s.control.Now())
 			if gone || s.rekeyed(next) {
 				s.steer(ctx)
 				return
 			}
+			s.control.encoded.since(begun)
 			if frame != nil && !s.out.send(frame) {
 				return
 			}
 			sent = next
+			s.cursor.Store(sent)
 		case token := <-s.ask:
 			if !s.out.send(pingFrame(token, s.out.compress)) {
 				return
@@ -97,6 +103,7 @@ func (s *session) sendFull(e *state.Edition) bool {
 // whole is the whole map; nil if the node is not in it. It is made in turn, and sent when the next is being made.
 func (s *session) whole(e *state.Edition) mapper.Frame {
 	defer s.control.wholes.enter()()
+	defer s.control.encoded.since(time.Now())
 	msg := s.control.Mapper.Full(e.View, s.viewer, s.control.Now())
 	if msg == nil {
 		return nil
@@ -129,6 +136,7 @@ func (s *session) open(ctx context.Context) {
 
 // outlet writes the messages of one poll.
 type outlet struct {
+	control  *Control
 	w        http.ResponseWriter
 	rc       *http.ResponseController
 	compress bool
@@ -145,16 +153,18 @@ func (c *Control) outlet(w http.ResponseWriter, compress bool) *outlet {
 	rc := http.NewResponseController(w)
 	stuck := time.AfterFunc(writeTime, func() { rc.SetWriteDeadline(time.Now()) })
 	stuck.Stop()
-	return &outlet{w: w, rc: rc, compress: compress, quiet: time.NewTimer(keepAliveAfter()), stuck: stuck, alive: alive}
+	return &outlet{control: c, w: w, rc: rc, compress: compress, quiet: time.NewTimer(keepAliveAfter()), stuck: stuck, alive: alive}
 }
 
 func keepAliveAfter() time.Duration { return keepAliveLeast + randv2.N(keepAliveJitter) }
 
 // send writes one frame at once, and says whether the client is still there.
 func (o *outlet) send(frame mapper.Frame) bool {
+	begun := time.Now()
 	o.stuck.Reset(writeTime)
 	defer o.stuck.Stop()
 	for _, piece := range frame {
+		o.control.sentBytes.Add(uint64(len(piece)))
 		if _, err := o.w.Write(piece); err != nil {
 			return false
 		}
@@ -163,6 +173,7 @@ func (o *outlet) send(frame mapper.Frame) bool {
 		return false
 	}
 	o.quiet.Reset(keepAliveAfter())
+	o.control.sent.since(begun)
 	return true
 }
 

@@ -25,7 +25,9 @@ func (s *State) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		moved := s.store.Moved()
+		begun := time.Now()
 		pause, err := s.catchUp(ctx)
+		s.publishing.Add(int64(time.Since(begun)))
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -86,7 +88,8 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		next.Settings, next.base, next.DERPMap, next.Pinless = settings, derpMap, derpMap, pinless
 		s.dress(ctx, next, prev)
 		s.locate(id, prev, next)
-		feed.publish(next)
+		feed.publish(next, s.now())
+		s.published.Add(1)
 		published = true
 		pause = max(pause, pauseLeast+time.Duration(feed.listeners.Load())*pausePerListener)
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -34,7 +35,10 @@ type State struct {
 
 	wake chan struct{} // something beside the store changed, or somebody waits; capacity 1
 
-	// published is closed and replaced after each round in which any view was published.
+	published  atomic.Uint64 // views
+	publishing atomic.Int64  // nanoseconds that it took
+
+	// done is closed and replaced after each round in which any view was published.
 	round struct {
 		sync.Mutex
 		done chan struct{}
@@ -115,6 +119,11 @@ func (s *State) Views() []*View {
 		}
 	}
 	return out
+}
+
+// Published is how many views were published, and how long reading, compiling and publishing them took in all.
+func (s *State) Published() (views uint64, took time.Duration) {
+	return s.published.Load(), time.Duration(s.publishing.Load())
 }
 
 // Find is the node with this key and the view that it is in, or nils.
