@@ -174,7 +174,8 @@ func (c *Cert) TLSConfig() *tls.Config {
 
 // CertInfo is what a DERP map says of a certificate.
 type CertInfo struct {
-	// Name is by what SNI gets this certificate and no other; "" where it has no such name.
+	// Name is by what SNI gets this certificate and no other; "" for the one that is served
+	// to who names none.
 	Name string
 	// Host is the hostname, with capitals by which SNI gets this certificate and no other,
 	// for map entries whose address comes from the DNS. "" behind an address.
@@ -205,7 +206,7 @@ func (i CertInfo) Published(hostname string, v4, v6 netip.Addr) (host, ip4, ip6 
 		switch {
 		case ip.IsValid():
 			return ip.String()
-		case known && i.Name != "":
+		case known && (i.Name != "" || isAddr(hostname)):
 			return "none"
 		}
 		return ""

@@ -21,7 +21,9 @@ import (
 //	|-- old, published --|- still served -|
 //	                     |-- next, published and served --------...
 //
-// A client says by SNI which of the two its DERP map means: each has a name of its own.
+// A client says by SNI which of the two its DERP map means: each has a name of its own, by
+// which it is published while there is an older one. The oldest is published by the plain
+// address, and is what those get who name none.
 
 // year is how long a self-signed certificate is valid unless told otherwise.
 const year = 365 * 24 * time.Hour
@@ -90,6 +92,9 @@ func (s *selfSigned) current() *tls.Certificate {
 func (s *selfSigned) list() (infos []CertInfo) {
 	for _, own := range s.set.Load().certs {
 		infos = append(infos, CertInfo{Name: own.label, Host: own.host, Pin: pinOf(own.Certificate), Expires: own.Leaf.NotAfter})
+	}
+	if n := len(infos); n > 0 {
+		infos[n-1].Name = "" // see get; clients behind a proxy reach an address, and no name of ours
 	}
 	return infos
 }
