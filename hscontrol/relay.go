@@ -147,7 +147,7 @@ func (s *Server) embeddedRelay() *api.EmbeddedRelay {
 		e.DERPPort, e.STUNPort = n.DERPPort, max(n.STUNPort, 0)
 		port := strconv.Itoa(cmp.Or(n.DERPPort, 443))
 		hosts := []string{n.IPv4, n.IPv6}
-		if n.CertName == "" {
+		if n.CertName == "" || n.IPv4 == "" && n.IPv6 == "" {
 			hosts = []string{n.HostName}
 		}
 		for _, host := range hosts {
