@@ -162,6 +162,7 @@ func (s *Server) clientRoutes() http.Handler {
 	}
 	mux.HandleFunc("GET /health", s.serveHealth)
 	mux.HandleFunc("GET /version", s.serveVersion)
+	mux.Handle("/api/v1/", s.api.REST())
 	mux.Handle("/", console.New(console.Config{ServerURL: s.config().ServerURL, Registration: s.store.FindRegistration, Login: s.waitingLogin, Log: s.log}))
 	return trusting(s.config().TrustedProxies, mux)
 }
