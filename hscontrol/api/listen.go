@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
@@ -41,10 +42,24 @@ func (s *Server) listener(who grpc.UnaryServerInterceptor, opts []grpc.ServerOpt
 		grpc.ConnectionTimeout(connectTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime}),
 		grpc.ChainUnaryInterceptor(s.guard, who, s.tell),
+		grpc.StreamInterceptor(asOne(who)),
 	}, opts...)
 	g := grpc.NewServer(opts...)
 	headscalev1.RegisterHeadscaleServiceServer(g, s)
+	reflection.Register(g) // its streams are the only ones
 	return g
+}
+
+// asOne asks of a stream what is asked of a call.
+func asOne(who grpc.UnaryServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		call := &grpc.UnaryServerInfo{Server: srv, FullMethod: info.FullMethod}
+		_, err := who(stream.Context(), nil, call, func(context.Context, any) (any, error) { return nil, next(srv, stream) })
+		if err != nil {
+			return toStatus(err)
+		}
+		return nil
+	}
 }
 
 // guard gives each call its deadline, translates its error, logs what is the server's own fault, and keeps a panic
