@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -67,16 +68,8 @@ func (s *Store) listen(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+channel, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("listening for commits: %w", err)
 	}
-	if _, err := s.reads.ExecContext(ctx, "NOTIFY "+channel); err != nil {
-		return fmt.Errorf("listening for commits: %w", err)
-	}
-	first, cancel := context.WithTimeout(ctx, echoTime)
-	defer cancel()
-	if _, err := conn.WaitForNotification(first); err != nil {
-		if first.Err() != nil && ctx.Err() == nil {
-			return errDeaf
-		}
-		return fmt.Errorf("listening for commits: %w", err)
+	if err := s.awaitEcho(ctx, conn); err != nil {
+		return err
 	}
 	s.follower.listening.Store(true)
 	s.follower.deaf.Store(nil)
@@ -86,6 +79,30 @@ func (s *Store) listen(ctx context.Context) error {
 			return fmt.Errorf("listening for commits: %w", err)
 		}
 		s.wake()
+	}
+}
+
+// awaitEcho sends a notification that only this connection waits for, and waits for it. Others may come through even
+// where none should: behind a pooler the connection may be one on which another server listens.
+func (s *Store) awaitEcho(ctx context.Context, conn *pgx.Conn) error {
+	echo := rand.Text()
+	if _, err := s.reads.ExecContext(ctx, "SELECT pg_notify($1, $2)", channel, echo); err != nil {
+		return fmt.Errorf("listening for commits: %w", err)
+	}
+	first, cancel := context.WithTimeout(ctx, echoTime)
+	defer cancel()
+	for {
+		n, err := conn.WaitForNotification(first)
+		switch {
+		case err == nil && n.Payload == echo:
+			return nil
+		case err == nil:
+			s.wake()
+		case first.Err() != nil && ctx.Err() == nil:
+			return errDeaf
+		default:
+			return fmt.Errorf("listening for commits: %w", err)
+		}
 	}
 }
 
