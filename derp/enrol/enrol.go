@@ -191,6 +191,9 @@ func (a *Agent) Run(ctx context.Context, h Host) error {
 		began := time.Now()
 		err := a.session(ctx, h)
 		a.roster.down()
+		if a.roster.dirty() { // who knows what ends next
+			a.store()
+		}
 		if ctx.Err() != nil {
 			break
 		}
@@ -216,7 +219,7 @@ func (a *Agent) Run(ctx context.Context, h Host) error {
 }
 
 const (
-	firstPause  = time.Second      // before a second attempt
+	firstPause  = time.Second / 2  // before a second attempt
 	lastPause   = 10 * time.Second // between attempts at the most
 	steadyAfter = 20 * time.Second // a session that lasted so long begins anew with firstPause
 	lookEvery   = 500 * time.Millisecond

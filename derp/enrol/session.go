@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	reportEvery = 5 * time.Second  // a Load, which is also the sign of life
-	lookAround  = time.Second      // for what the description says
-	silence     = 12 * time.Second // after which a line counts as dead; the server speaks every 5
+	reportEvery = 2 * time.Second // a Load, which is also the sign of life: a line that is dead is noticed by then
+	lookAround  = time.Second     // for what the description says
+	silence     = 7 * time.Second // after which a line counts as dead; the server speaks every 2
 	leaveTime   = 1500 * time.Millisecond
 )
 

@@ -118,6 +118,7 @@ func (c *Control) serveRelay(w http.ResponseWriter, r *http.Request) {
 type refusal struct {
 	reason  string // a sentence for the operator of the relay
 	removed bool   // and it is to forget its enrolment
+	later   bool   // it is the server that cannot, for now
 }
 
 // Error implements error.
@@ -222,7 +223,7 @@ func (c *Control) refusal(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		c.Log.Error("looking up a relay", "err", err)
 	}
-	return &refusal{reason: "the server cannot look up relays now; try again"}
+	return &refusal{reason: "the server cannot look up relays now", later: true}
 }
 
 // currentRelay is a relay as the newest views have it, and its region; nils where they do not have it.

@@ -23,7 +23,7 @@ import (
 // Times of a session with a relay.
 const (
 	relaySilence = 15 * time.Second // a relay that says nothing for so long is gone
-	relaySign    = 5 * time.Second  // and it is told something at least so often
+	relaySign    = 2 * time.Second  // and it is told something at least so often
 	relayPause   = 50 * time.Millisecond
 	relayRecord  = 10 * time.Second // how often its load is written down
 	relayAppears = 10 * time.Second // how long the follower may take to publish a new relay
@@ -79,6 +79,10 @@ func (s *relaySession) refuse(err error) {
 		why = &refusal{reason: "the server cannot serve relays now; try again"}
 	}
 	s.log.Warn("relay refused", "why", why.reason)
+	if why.later {
+		http.Error(s.w, why.reason, http.StatusServiceUnavailable)
+		return
+	}
 	s.send(&relayv1.Order{Refusal: &relayv1.Refusal{Reason: why.reason, Removed: why.removed}})
 }
 
