@@ -86,9 +86,7 @@ func (s *session) run(ctx context.Context) {
 			}
 		case <-s.replaced:
 			return
-		case <-ctx.Done():
-			return
-		case <-s.control.life.Done():
+		case <-ctx.Done(): // at the latest when Run closes the connections
 			return
 		}
 	}
