@@ -162,9 +162,12 @@ func (s *Server) clientRoutes() http.Handler {
 	}
 	mux.HandleFunc("GET /health", s.serveHealth)
 	mux.HandleFunc("GET /version", s.serveVersion)
-	mux.Handle("/api/v1/", s.api.REST())
+	rest := s.api.REST()
+	mux.Handle("/api/v1/", rest)
+	mux.Handle("/swagger", rest)
+	mux.Handle("/swagger/", rest)
 	mux.Handle("/", console.New(console.Config{ServerURL: s.config().ServerURL, Registration: s.store.FindRegistration, Login: s.waitingLogin, Log: s.log}))
-	return trusting(s.config().TrustedProxies, mux)
+	return trusting(s.config().TrustedProxies, s.withPages(s.withOrigins(mux)))
 }
 
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -121,10 +122,11 @@ type headers struct{ http.Header }
 
 func (headers) Method() string { return "" }
 
+// SetHeader makes headers of metadata. What is not ASCII is encoded as in mail (RFC 2047), as HTTP has nothing for it.
 func (h headers) SetHeader(md metadata.MD) error {
 	for name, values := range md {
 		for _, v := range values {
-			h.Add("Headscale-"+strings.TrimPrefix(name, "headscale-"), strings.Map(printable, v))
+			h.Add(strings.TrimSuffix(name, "-bin"), mime.QEncoding.Encode("utf-8", strings.Map(printable, v)))
 		}
 	}
 	return nil

@@ -59,6 +59,8 @@ type Config struct {
 	DNS    DNS    `key:"dns"`
 	OIDC   OIDC   `key:"oidc"`
 	CLI    CLI    `key:"cli"`
+	CORS   CORS   `key:"cors"`
+	UI     UI     `key:"ui"`
 
 	// LogtailEnabled lets clients send their logs to Tailscale; otherwise they are told not to.
 	LogtailEnabled bool `key:"logtail.enabled"`
@@ -226,4 +228,16 @@ type CLI struct {
 	Timeout time.Duration `key:"timeout"`
 	// Insecure checks no certificate.
 	Insecure bool `key:"insecure"`
+}
+
+// CORS says which pages of other origins may use the API in a browser.
+type CORS struct {
+	// AllowedOrigins are origins like https://ui.example.com, or * for all; empty allows pages of this server only.
+	AllowedOrigins []string `key:"allowed_origins" reload:"live"`
+}
+
+// UI is user interfaces that run in browsers.
+type UI struct {
+	// StaticDirs has the directory that is served at each path, /web for instance; empty serves none.
+	StaticDirs map[string]string `key:"static_dirs" path:"yes" reload:"live"`
 }

@@ -36,6 +36,7 @@ func (v *validator) run() {
 	v.logs()
 	v.dns()
 	v.oidc()
+	v.browsers()
 }
 
 // problem reports what is wrong with a key, where it was set.
