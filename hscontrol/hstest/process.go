@@ -24,8 +24,9 @@ type Process struct {
 	exited  chan error
 }
 
-// StartProcess builds the program and runs `serve` on loopback until the test ends.
-func StartProcess(t testing.TB) *Process {
+// StartProcess builds the program and runs `serve` on loopback until the test ends. What extra says is added to its
+// configuration file.
+func StartProcess(t testing.TB, extra ...string) *Process {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hsproc")
 	if err != nil {
@@ -42,6 +43,7 @@ func StartProcess(t testing.TB) *Process {
 	p.URL = "http://" + addr
 	text := fmt.Sprintf("server_url: %s\nlisten_addr: %s\nmetrics_listen_addr: \"\"\ndata_dir: %s\nunix_socket: %s\nderp:\n  server:\n    enabled: true\n    stun_listen_addr: \"\"\nnoise:\n  also_on_443: false\n",
 		p.URL, addr, filepath.Join(dir, "data"), filepath.Join(dir, "hs.sock"))
+	text += strings.Join(extra, "")
 	if err := os.WriteFile(p.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
