@@ -152,7 +152,7 @@ func onlyUser(m proto.Message) (proto.Message, error) {
 // noPolicy says that there is none in the words that user interfaces look for.
 func noPolicy(code codes.Code, text string) string {
 	if code == codes.NotFound {
-		return "acl policy not found: " + text
+		return "acl policy not found: " + strings.TrimPrefix(text, "not found: ")
 	}
 	return text
 }
