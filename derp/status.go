@@ -101,7 +101,7 @@ func (r *Relay) trafficSection() statusSection {
 	n, l := r.engine.census(), r.Load()
 	limits := r.engine.limits.Load()
 	s := statusSection{Title: "Clients and traffic"}
-	s.add("Nodes connected", fmt.Sprint(n.local))
+	s.add("Nodes connected", fmt.Sprint(len(r.Clients())))
 	if n.dupConns > 0 {
 		s.add("Keys with several connections", fmt.Sprint(n.dupKeys))
 	}
