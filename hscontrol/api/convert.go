@@ -21,6 +21,10 @@ type names struct {
 	tailnets map[tailnet.ID]string
 	users    map[tailnet.UserID]*tailnet.User
 	keys     map[tailnet.KeyID]*tailnet.PreAuthKey
+
+	// What many messages of one answer show is made once: messages are not changed any more.
+	userMessages map[*tailnet.User]*headscalev1.User
+	keyMessages  map[*tailnet.PreAuthKey]*headscalev1.PreAuthKey
 }
 
 // tailnetNames is enough for messages that show neither users nor keys of others.
@@ -34,6 +38,9 @@ func (s *Server) tailnetNames(ctx context.Context) (*names, error) {
 		tailnets: make(map[tailnet.ID]string, len(tailnets)),
 		users:    map[tailnet.UserID]*tailnet.User{},
 		keys:     map[tailnet.KeyID]*tailnet.PreAuthKey{},
+
+		userMessages: map[*tailnet.User]*headscalev1.User{},
+		keyMessages:  map[*tailnet.PreAuthKey]*headscalev1.PreAuthKey{},
 	}
 	for _, t := range tailnets {
 		n.tailnets[t.ID] = t.Name
@@ -68,7 +75,10 @@ func (n *names) user(u *tailnet.User) *headscalev1.User {
 	if u == nil {
 		return nil
 	}
-	return &headscalev1.User{
+	if m := n.userMessages[u]; m != nil {
+		return m
+	}
+	m := &headscalev1.User{
 		Id:            uint64(u.ID),
 		Name:          u.Name,
 		CreatedAt:     timestamp(&u.CreatedAt),
@@ -80,6 +90,8 @@ func (n *names) user(u *tailnet.User) *headscalev1.User {
 		Tailnet:       n.tailnets[u.TailnetID],
 		Role:          u.Role,
 	}
+	n.userMessages[u] = m
+	return m
 }
 
 func (n *names) usersOf(users []*tailnet.User) []*headscalev1.User {
@@ -137,7 +149,10 @@ func (n *names) node(node *tailnet.Node) *headscalev1.Node {
 		m.DiscoKey = node.DiscoKey.String()
 	}
 	if k := n.keys[node.AuthKeyID]; k != nil {
-		m.PreAuthKey = n.preAuthKey(k, maskedKey(tailnet.AuthKeySecret, k.Prefix))
+		if n.keyMessages[k] == nil {
+			n.keyMessages[k] = n.preAuthKey(k, maskedKey(tailnet.AuthKeySecret, k.Prefix))
+		}
+		m.PreAuthKey = n.keyMessages[k]
 	}
 	if h := node.Hostinfo; h != nil {
 		m.Os, m.ClientVersion = h.OS, h.IPNVersion

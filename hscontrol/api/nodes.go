@@ -9,6 +9,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -36,7 +37,7 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := s.cfg.Store.ListNodes(ctx, store.NodeFilter{TailnetID: id, UserID: owner})
+	nodes, err := s.nodesOf(ctx, id, owner)
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +50,35 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 		resp.Nodes[i] = n.node(node)
 	}
 	return resp, nil
+}
+
+// nodesOf are the nodes of a tailnet and a user, zero for all. User interfaces ask every few seconds, so they come from
+// the view wherever that is as new as the store.
+func (s *Server) nodesOf(ctx context.Context, id tailnet.ID, owner tailnet.UserID) ([]*tailnet.Node, error) {
+	if v, err := s.freshView(ctx, id); err != nil {
+		return nil, err
+	} else if v != nil && owner == 0 {
+		return v.Nodes, nil
+	} else if v != nil {
+		return slices.DeleteFunc(slices.Clone(v.Nodes), func(n *tailnet.Node) bool { return n.UserID != owner }), nil
+	}
+	return s.cfg.Store.ListNodes(ctx, store.NodeFilter{TailnetID: id, UserID: owner})
+}
+
+// freshView is the view of a tailnet if it shows all that the store has, else nil.
+func (s *Server) freshView(ctx context.Context, id tailnet.ID) (*state.View, error) {
+	if s.cfg.View == nil || id == 0 {
+		return nil, nil
+	}
+	revisions, err := s.cfg.Store.Revisions(ctx) // before the view, which may only get newer
+	if err != nil {
+		return nil, err
+	}
+	v := s.cfg.View(id)
+	if rev, there := revisions[id]; v == nil || !there || v.Rev < rev {
+		return nil, nil
+	}
+	return v, nil
 }
 
 // nodeMessage is namesIn and convert for one node: it looks up no more than the node refers to.

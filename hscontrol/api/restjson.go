@@ -12,10 +12,15 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 )
 
 // flushAt is how much of an answer is kept before it is sent.
 const flushAt = 32 << 10
+
+// maxShared bounds how many texts are kept to be written again.
+const maxShared = 1000
 
 // jsonWriter writes messages as proto3's JSON has them: camelCase, 64-bit numbers as texts, RFC 3339, members without a
 // value too. It writes as it goes, so that a long list is in memory once only, as messages.
@@ -24,11 +29,14 @@ type jsonWriter struct {
 	out   io.Writer
 	buf   []byte
 	err   error // of out
+
+	// shared are the texts of the users and keys that many nodes of one answer show; see names.
+	shared map[proto.Message]string
 }
 
 // writeJSON writes an answer. What goes wrong goes wrong for somebody who hung up.
 func writeJSON(w http.ResponseWriter, m proto.Message, st style) {
-	j := &jsonWriter{style: st, out: w, buf: make([]byte, 0, flushAt+4<<10)}
+	j := &jsonWriter{style: st, out: w, buf: make([]byte, 0, flushAt+4<<10), shared: map[proto.Message]string{}}
 	j.message(m.ProtoReflect(), true)
 	j.buf = append(j.buf, '\n')
 	j.flush()
@@ -75,9 +83,25 @@ func (j *jsonWriter) message(m protoreflect.Message, top bool) {
 	}
 	j.more(m)
 	j.buf = append(j.buf, '}')
-	if len(j.buf) >= flushAt {
-		j.flush()
-		j.buf = append(j.buf, ' ') // name looks at what is before it
+}
+
+// inner writes a message inside of another one.
+func (j *jsonWriter) inner(m protoreflect.Message) {
+	one := m.Interface()
+	switch one.(type) {
+	case *headscalev1.User, *headscalev1.PreAuthKey:
+	default:
+		j.message(m, false)
+		return
+	}
+	if text, there := j.shared[one]; there {
+		j.buf = append(j.buf, text...)
+		return
+	}
+	begin := len(j.buf)
+	j.message(m, false) // too short to be flushed
+	if len(j.shared) < maxShared {
+		j.shared[one] = string(j.buf[begin:])
 	}
 }
 
@@ -100,6 +124,10 @@ func (j *jsonWriter) list(list protoreflect.List, f protoreflect.FieldDescriptor
 			j.buf = append(j.buf, ',')
 		}
 		j.value(list.Get(i), f)
+		if f.Kind() == protoreflect.MessageKind && len(j.buf) >= flushAt {
+			j.flush()
+			j.buf = append(j.buf, ' ') // name looks at what is before it
+		}
 	}
 	j.buf = append(j.buf, ']')
 }
@@ -107,7 +135,7 @@ func (j *jsonWriter) list(list protoreflect.List, f protoreflect.FieldDescriptor
 func (j *jsonWriter) value(v protoreflect.Value, f protoreflect.FieldDescriptor) {
 	switch f.Kind() {
 	case protoreflect.MessageKind:
-		j.message(v.Message(), false)
+		j.inner(v.Message())
 	case protoreflect.StringKind:
 		j.text(v.String())
 	case protoreflect.BoolKind:
