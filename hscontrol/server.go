@@ -176,8 +176,12 @@ func (s *Server) config() *config.Config {
 }
 
 func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*store.Store, error) {
+	return store.Open(ctx, storeConfig(cfg, log))
+}
+
+func storeConfig(cfg *config.Config, log *slog.Logger) store.Config {
 	db := cfg.Database
-	return store.Open(ctx, store.Config{
+	return store.Config{
 		Type:   db.Type,
 		SQLite: store.SQLiteConfig{Path: db.SQLite.Path, WAL: db.SQLite.WriteAheadLog, WALAutocheckpoint: db.SQLite.WALAutocheckpoint},
 		Postgres: store.PostgresConfig{
@@ -187,7 +191,7 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*stor
 		PrefixV4: cfg.Prefixes.V4, PrefixV6: cfg.Prefixes.V6,
 		RandomAddresses: cfg.Prefixes.Allocation == config.AllocationRandom,
 		Log:             log,
-	})
+	}
 }
 
 // Store is the server's store.

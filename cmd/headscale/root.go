@@ -125,6 +125,7 @@ the one on this machine, over its unix socket, or another one with --address and
 
 	root.AddCommand(
 		c.serveCommand(),
+		c.dbCommand(),
 		c.usersCommand(modern), c.usersCommand(legacy),
 		c.nodesCommand(modern), c.nodesCommand(legacy),
 		c.routesCommand(),

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,10 +30,11 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve":   serve,
-			"capture": capture,
-			"aligned": aligned,
-			"relay":   relay,
+			"serve":      serve,
+			"stopserver": stopServer,
+			"capture":    capture,
+			"aligned":    aligned,
+			"relay":      relay,
 		},
 	})
 }
@@ -67,6 +69,7 @@ derp:
   auto_update_enabled: false
 `, env.WorkDir, free, door)
 	env.Values[relayGone{}] = &ending{}
+	env.Values[serving{}] = new(func())
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
 	env.Setenv("GRPC_ADDR", free)
@@ -99,10 +102,20 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
-	ts.Defer(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
 		ts.Check(<-done)
 	})
+	*ts.Value(serving{}).(*func()) = stop
+	ts.Defer(stop)
+}
+
+// serving is the key of a script's value that ends its server.
+type serving struct{}
+
+// stopServer ends the server of the script before the script ends.
+func stopServer(ts *testscript.TestScript, neg bool, args []string) {
+	(*ts.Value(serving{}).(*func()))()
 }
 
 // capture sets a variable to the first group of a pattern in what the last command wrote: capture NAME PATTERN.

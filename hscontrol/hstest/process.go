@@ -20,6 +20,7 @@ type Process struct {
 
 	program string
 	config  string
+	base    string // of the configuration file
 	command *exec.Cmd
 	exited  chan error
 }
@@ -43,13 +44,19 @@ func StartProcess(t testing.TB, extra ...string) *Process {
 	p.URL = "http://" + addr
 	text := fmt.Sprintf("server_url: %s\nlisten_addr: %s\nmetrics_listen_addr: \"\"\ndata_dir: %s\nunix_socket: %s\nderp:\n  server:\n    enabled: true\n    stun_listen_addr: \"\"\nnoise:\n  also_on_443: false\n",
 		p.URL, addr, filepath.Join(dir, "data"), filepath.Join(dir, "hs.sock"))
-	text += strings.Join(extra, "")
-	if err := os.WriteFile(p.config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p.base = text
+	p.Configure(extra...)
 	p.Begin()
 	t.Cleanup(func() { p.End(syscall.SIGTERM) })
 	return p
+}
+
+// Configure replaces what was added to the configuration file, for the next start.
+func (p *Process) Configure(extra ...string) {
+	p.t.Helper()
+	if err := os.WriteFile(p.config, []byte(p.base+strings.Join(extra, "")), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // Begin starts the process and waits until it answers.
@@ -116,3 +123,6 @@ func (p *Process) ProcessKey() string {
 	p.CLI("users", "create", "bench")
 	return p.CLI("preauthkeys", "create", "--reusable", "-e", "24h", "--user", "bench")
 }
+
+// PID is the number of the process.
+func (p *Process) PID() int { return p.command.Process.Pid }

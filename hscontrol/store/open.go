@@ -169,6 +169,9 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		s.stopFollower()
 		s.stopWriter()
+		if s.engine.shared() {
+			s.sayGone()
+		}
 		s.closed = s.closePools()
 	})
 	return s.closed

@@ -27,6 +27,7 @@ type PostgresConfig struct {
 	Name string // of the database
 	User string
 	Pass string
+	DSN  string // a URL or the keywords of libpq, in place of the five above and of SSL; empty: those count
 	SSL  string // a mode of libpq ("disable", "require", "verify-full", ...); "true" is require, "false" or empty disable
 
 	MaxOpenConns    int           // 0: 10; one of them is the writer's
@@ -91,6 +92,9 @@ func behindPooler(pc *pgx.ConnConfig) (bool, error) {
 }
 
 func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
+	if c.DSN != "" {
+		return c.parseDSN()
+	}
 	if c.Name == "" {
 		return nil, fmt.Errorf("%w: the name of the PostgreSQL database is empty: set database.postgres.name", tailnet.ErrInvalid)
 	}
@@ -130,6 +134,16 @@ func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading database.postgres: %w", &hiddenError{err, c.Pass})
 	}
+	pc.DialFunc = dial
+	return pc, nil
+}
+
+func (c PostgresConfig) parseDSN() (*pgx.ConnConfig, error) {
+	pc, err := pgx.ParseConfig(c.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("reading the address of the database: %w", &hiddenError{err, c.Pass})
+	}
+	pc.RuntimeParams["timezone"], pc.RuntimeParams["application_name"] = "UTC", "keelscale"
 	pc.DialFunc = dial
 	return pc, nil
 }

@@ -27,6 +27,13 @@ func (s *Store) sayAlive(ctx context.Context) error {
 	return nil
 }
 
+// sayGone notes that this server ended. One that cannot is taken for dead a moment later.
+func (s *Store) sayGone() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, _ = s.reads.ExecContext(ctx, s.engine.rebind("DELETE FROM replicas WHERE name = ?"), s.cfg.Replica)
+}
+
 // aliveLoop says so until ctx is done, and buries the dead. While the database was away nobody could say that he lives:
 // so the dead are buried only by one who could for as long himself.
 func (s *Store) aliveLoop(ctx context.Context) {
