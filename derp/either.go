@@ -10,17 +10,18 @@ import (
 // Buffered makes the connections of a listener such that are read in large pieces, for a relay
 // whose routes are served by a server of its own. TLS says that it is spoken over them from the
 // first byte on.
-func Buffered(l net.Listener, overTLS bool) net.Listener { return wireListener{l, overTLS} }
+func Buffered(l net.Listener, overTLS bool) net.Listener { return newWireListener(l, overTLS) }
 
 // Either is Buffered for a port that takes connections with TLS and such without: what a client
 // speaks is known by its first byte.
 func Either(l net.Listener, cfg *tls.Config) net.Listener {
-	return &eitherListener{Listener: l, tls: cfg}
+	return &eitherListener{Listener: l, tls: cfg, turns: newTurns()}
 }
 
 type eitherListener struct {
 	net.Listener
-	tls *tls.Config
+	tls   *tls.Config
+	turns turns
 }
 
 // Accept implements net.Listener. It never waits for a client to speak.
@@ -29,13 +30,14 @@ func (l *eitherListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &eitherConn{Conn: newWire(conn, false), tls: l.tls}, nil
+	return &eitherConn{Conn: newWire(conn, false), tls: l.tls, turns: l.turns}, nil
 }
 
 // eitherConn decides with the first Read. Deadlines are those of the socket in both cases.
 type eitherConn struct {
 	net.Conn // the socket
 	tls      *tls.Config
+	turns    turns
 	once     sync.Once
 	over     atomic.Pointer[net.Conn] // what is spoken over the socket, once that is known
 	err      error                    // of the first byte
@@ -49,7 +51,9 @@ func (c *eitherConn) decide() {
 	first, err := byte(0), error(nil)
 	if w, ok := c.Conn.(*wire); ok {
 		if first, err = w.first(); err == nil {
-			w.records = first == tlsHandshake
+			if w.records = first == tlsHandshake; w.records {
+				takeTurns(w, c.turns)
+			}
 		}
 	} else {
 		begun := &begunConn{Conn: c.Conn}

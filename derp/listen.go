@@ -64,7 +64,14 @@ const acmeProto = "acme-tls/1"
 // wireListener makes connections that are read in large pieces.
 type wireListener struct {
 	net.Listener
-	tls bool
+	turns turns // nil unless TLS is spoken
+}
+
+func newWireListener(ln net.Listener, overTLS bool) net.Listener {
+	if overTLS {
+		return wireListener{ln, newTurns()}
+	}
+	return wireListener{ln, nil}
 }
 
 // Accept implements net.Listener.
@@ -73,7 +80,11 @@ func (l wireListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newWire(conn, l.tls), nil
+	wire := newWire(conn, l.turns != nil)
+	if l.turns != nil {
+		takeTurns(wire, l.turns)
+	}
+	return wire, nil
 }
 
 // sameHost is addr with another port.

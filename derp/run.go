@@ -137,7 +137,7 @@ func (r *Relay) openRelay(ctx context.Context, _ Ports) (*service, error) {
 		return nil, fmt.Errorf("opening the relay's port: %w", err)
 	}
 	r.gate.atDoor.Store(true)
-	ln = wireListener{gateListener{ln, r.gate, ctx}, l.Cert != nil}
+	ln = newWireListener(gateListener{ln, r.gate, ctx}, l.Cert != nil)
 	srv := r.httpServer(r.Handler())
 	if l.Cert == nil {
 		return httpService(ln, srv, srv.Serve), nil

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // wire is a TCP connection that is read in large pieces and yet holds no buffer while nothing
@@ -19,6 +20,7 @@ type wire struct {
 	raw     syscall.RawConn
 	records bool // the stream is TLS: never hand out more than the rest of one record
 	fill    func(fd uintptr) bool
+	turn    turn // to compute the TLS handshake
 
 	// The reader's:
 	in       *[wireSize]byte // nil when there is nothing in it
@@ -45,6 +47,14 @@ var (
 	wirePool = sync.Pool{New: func() any { return new([wireSize]byte) }}
 	heldPool = sync.Pool{New: func() any { b := make([]byte, 0, wireSize); return &b }}
 )
+
+// takeTurns has the TLS handshake of a new connection, in which nothing was read yet, wait for
+// its turn.
+func takeTurns(conn net.Conn, of turns) {
+	if w, ok := conn.(*wire); ok {
+		w.turn.want(of)
+	}
+}
 
 // newWire wraps a TCP connection; another one it returns as it is. records says that TLS
 // runs over it, from its first byte.
@@ -79,6 +89,7 @@ func (w *wire) fillFrom(fd uintptr) bool {
 			continue
 		case err == syscall.EAGAIN:
 			w.release()
+			w.turn.pause()
 			return false
 		case err != nil:
 			w.err = err
@@ -113,12 +124,43 @@ func (w *wire) await(n int) error {
 	return nil
 }
 
-// first is the first byte that comes. It stays to be read.
+// first waits for the first byte, without a buffer. It stays to be read.
 func (w *wire) first() (byte, error) {
-	if err := w.await(1); err != nil {
+	var b [1]byte
+	var n int
+	var failed error
+	err := w.raw.Read(func(fd uintptr) bool {
+		for failed = syscall.EINTR; failed == syscall.EINTR; {
+			n, _, failed = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
+		}
+		return failed != syscall.EAGAIN
+	})
+	switch {
+	case err != nil:
 		return 0, err
+	case failed != nil:
+		return 0, failed
+	case n == 0:
+		return 0, io.EOF
 	}
-	return w.in[w.from], nil
+	return b[0], nil
+}
+
+// takeTurn waits until a TLS handshake that is to come may be computed.
+func (w *wire) takeTurn() error {
+	if w.turn.state.Load() != turnWanted {
+		return nil
+	}
+	if !w.turn.begun {
+		if _, err := w.first(); err != nil {
+			return err
+		}
+	}
+	if w.turn.take() {
+		w.SetReadDeadline(time.Now().Add(handshakeTime))
+		w.SetWriteDeadline(time.Time{}) // an answer always fits into the socket
+	}
+	return nil
 }
 
 // Read implements net.Conn.
@@ -126,11 +168,17 @@ func (w *wire) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
+	if err := w.takeTurn(); err != nil {
+		return 0, err
+	}
 	need := 1
 	if w.records && w.left == 0 {
 		need = recordHeader
 	}
 	if err := w.await(need); err != nil {
+		return 0, err
+	}
+	if err := w.takeTurn(); err != nil { // which it gave back if it had to wait
 		return 0, err
 	}
 	have := w.in[w.from:w.to]
@@ -164,8 +212,9 @@ func (w *wire) more() bool {
 
 func recordLen(b []byte) int { return recordHeader + int(binary.BigEndian.Uint16(b[3:recordHeader])) }
 
-// Write implements net.Conn.
+// Write implements net.Conn. The first one is the answer to a ClientHello, or to what is none.
 func (w *wire) Write(b []byte) (int, error) {
+	w.turn.end()
 	w.out.Lock()
 	defer w.out.Unlock()
 	if w.out.held != nil {
@@ -173,6 +222,12 @@ func (w *wire) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	return w.TCPConn.Write(b)
+}
+
+// Close implements net.Conn.
+func (w *wire) Close() error {
+	w.turn.end()
+	return w.TCPConn.Close()
 }
 
 // hold keeps back what is written until offer or let.
