@@ -59,6 +59,7 @@ var cases = []testCase{
 		{"all connect at once: CPU of each", "us", ratioAtMost, 0.8},
 		{"all connect at once: the slowest", "s", atMost, 10},
 		{"all connect at once: peak memory", "MiB", ratioAtMost, 1.0},
+		{"all connect at once: connections that broke", "", atMost, 0},
 	}},
 	{name: "mesh", run: mesh, figures: []figure{{"CPU per packet over two relays, 10 pairs, 1,200 B", "us", ratioAtMost, 0.5}}},
 }
@@ -193,13 +194,13 @@ func idle(tls bool) func(context.Context, *hall, program) ([]float64, error) {
 func rush(ctx context.Context, h *hall, p program) ([]float64, error) {
 	return alone(ctx, h, p, true, func(r *relay) ([]float64, error) {
 		before := r.cpu()
-		nodes, slowest, err := r.connect(ctx, h.clients, h.clients)
+		a, err := r.arrive(ctx, h.clients, h.clients, 10)
 		if err != nil {
 			return nil, err
 		}
-		defer hangUp(nodes)
+		defer hangUp(a.nodes)
 		each := (r.cpu() - before).Seconds() * 1e6 / float64(h.clients)
-		return []float64{each, slowest.Seconds(), r.memory("VmHWM") / 1024}, nil
+		return []float64{each, a.slowest.Seconds(), r.memory("VmHWM") / 1024, float64(a.broken)}, nil
 	})
 }
 

@@ -93,10 +93,23 @@ func (n *node) packet() (derp.ReceivedPacket, error) {
 	}
 }
 
-// connect dials n nodes, at most so many at a time, and reports how long the slowest took.
-func (r *relay) connect(ctx context.Context, n, atOnce int) (nodes []*node, slowest time.Duration, err error) {
-	nodes = make([]*node, n)
-	var next, worst atomic.Int64
+// arrival is how n nodes came to be connected.
+type arrival struct {
+	nodes   []*node
+	slowest time.Duration
+	broken  int64 // connections that broke off, after which the node came again
+}
+
+// connect dials n nodes, at most so many at a time.
+func (r *relay) connect(ctx context.Context, n, atOnce int) ([]*node, time.Duration, error) {
+	a, err := r.arrive(ctx, n, atOnce, 1)
+	return a.nodes, a.slowest, err
+}
+
+// arrive dials n nodes, at most so many at a time. Each tries so often, as real ones do.
+func (r *relay) arrive(ctx context.Context, n, atOnce, tries int) (arrival, error) {
+	nodes := make([]*node, n)
+	var next, worst, broken atomic.Int64
 	var first atomic.Pointer[error]
 	var wg sync.WaitGroup
 	for range min(n, atOnce) {
@@ -104,6 +117,10 @@ func (r *relay) connect(ctx context.Context, n, atOnce int) (nodes []*node, slow
 			for i := next.Add(1) - 1; i < int64(n) && first.Load() == nil; i = next.Add(1) - 1 {
 				began := time.Now()
 				c, err := r.dial(ctx)
+				for try := 1; err != nil && try < tries && ctx.Err() == nil; try++ {
+					broken.Add(1)
+					c, err = r.dial(ctx)
+				}
 				if err != nil {
 					err = fmt.Errorf("client %d of %d: %w", i+1, n, err)
 					first.CompareAndSwap(nil, &err)
@@ -119,9 +136,9 @@ func (r *relay) connect(ctx context.Context, n, atOnce int) (nodes []*node, slow
 	wg.Wait()
 	if err := first.Load(); err != nil {
 		hangUp(nodes)
-		return nil, 0, *err
+		return arrival{}, *err
 	}
-	return nodes, time.Duration(worst.Load()), nil
+	return arrival{nodes, time.Duration(worst.Load()), broken.Load()}, nil
 }
 
 func hangUp(nodes []*node) {

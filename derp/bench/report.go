@@ -82,8 +82,12 @@ func (r *report) print(w io.Writer) bool {
 		if len(v[bare]) > 0 {
 			floor = number(median(v[bare]))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.2f\t%s\t%s\t%s\n",
-			f.name, f.unit, number(median(v[derper])), number(median(v[ours])), ratio(v), floor, want, verdict)
+		of := "-" // nothing
+		if median(v[derper]) > 0 {
+			of = fmt.Sprintf("%.2f", ratio(v))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			f.name, f.unit, number(median(v[derper])), number(median(v[ours])), of, floor, want, verdict)
 	}
 	t.Flush()
 	for _, f := range r.failures {
