@@ -93,7 +93,7 @@ soak-derp: ## ten minutes of all that the Internet has for a relay (SOAK=10m)
 
 .PHONY: bench-derp
 bench-derp: ## our relay against cmd/derper, side by side (BENCH_DERP='-rounds 5 -only REGEXP'); fails on a missed ratio
-	@go run ./derp/bench $(BENCH_DERP)
+	@go run ./derp/bench $(if $(findstring ',$(BENCH_DERP)),$(BENCH_DERP),$(subst |,\|,$(BENCH_DERP)))
 
 # The simulator is not part of this project; it lies beside it.
 MESHLOAD ?= ../shared/tools/meshload
