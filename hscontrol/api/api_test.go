@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,8 @@ var start = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 type bench struct {
 	headscalev1.HeadscaleServiceClient // local
 	remote                             headscalev1.HeadscaleServiceClient
+	rest                               http.Handler
+	localConn, remoteConn              *grpc.ClientConn
 	store                              *store.Store
 	log                                *strings.Builder
 	closeStore                         func() error
@@ -79,13 +82,15 @@ func newBench(t testing.TB, change ...func(*api.Config)) *bench {
 		c(&cfg)
 	}
 	server := api.NewServer(cfg)
-	b.HeadscaleServiceClient = dial(t, server.Local())
-	b.remote = dial(t, server.Remote())
+	b.localConn, b.remoteConn = dial(t, server.Local()), dial(t, server.Remote())
+	b.HeadscaleServiceClient = headscalev1.NewHeadscaleServiceClient(b.localConn)
+	b.remote = headscalev1.NewHeadscaleServiceClient(b.remoteConn)
+	b.rest = server.REST()
 	return b
 }
 
 // dial serves on a unix socket, and stops at the end of the test.
-func dial(t testing.TB, g *grpc.Server) headscalev1.HeadscaleServiceClient {
+func dial(t testing.TB, g *grpc.Server) *grpc.ClientConn {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -104,7 +109,7 @@ func dial(t testing.TB, g *grpc.Server) headscalev1.HeadscaleServiceClient {
 			t.Error(err)
 		}
 	})
-	return headscalev1.NewHeadscaleServiceClient(conn)
+	return conn
 }
 
 func checkPolicy(_ context.Context, _ tailnet.ID, text string) ([]string, error) {

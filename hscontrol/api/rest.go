@@ -47,6 +47,7 @@ func (s *Server) REST() http.Handler {
 	for _, op := range operations() {
 		g.mux.Handle(op.method+" "+restPrefix+op.path, g.handle(op))
 	}
+	g.describe()
 	g.mux.HandleFunc("/", g.nothing)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

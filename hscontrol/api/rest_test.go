@@ -1,0 +1,301 @@
+package api_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
+
+	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+)
+
+// ask makes a call over HTTP. Without a key it comes with none.
+func (b *bench) ask(t *testing.T, method, path, key, body string) (int, map[string]any) {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+	if key != "" {
+		r.Header.Set("Authorization", "Bearer "+key)
+	}
+	r.Header.Set("Accept", "*/*")
+	w := httptest.NewRecorder()
+	b.rest.ServeHTTP(w, r)
+	var answer map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		t.Fatalf("%s %s: got %q, which is no JSON object: %v", method, path, w.Body, err)
+	}
+	return w.Code, answer
+}
+
+func (b *bench) apiKey(t testing.TB, tailnetName string) string {
+	t.Helper()
+	resp, err := b.CreateApiKey(t.Context(), &headscalev1.CreateApiKeyRequest{Tailnet: tailnetName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetApiKey()
+}
+
+// described is what tests need of a description.
+type described struct {
+	Paths map[string]map[string]struct {
+		OperationID string `yaml:"operationId"`
+		Deprecated  bool
+		Parameters  []struct{ Name, In string }
+	}
+}
+
+func describe(t *testing.T, b *bench, path string) (string, described) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	b.rest.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil))
+	var d described
+	if err := yaml.Unmarshal(w.Body.Bytes(), &d); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%s: got %d, %v", path, w.Code, err)
+	}
+	return w.Body.String(), d
+}
+
+func TestEveryCallHasAPath(t *testing.T) {
+	b := newBench(t)
+	_, d := describe(t, b, "/api/v1/openapi.yaml")
+	var ids []string
+	for path, methods := range d.Paths {
+		for method, op := range methods {
+			if slices.Contains(ids, op.OperationID) {
+				t.Errorf("%s %s: got %s twice", method, path, op.OperationID)
+			}
+			ids = append(ids, op.OperationID)
+		}
+	}
+	for _, m := range headscalev1.HeadscaleService_ServiceDesc.Methods {
+		found := slices.ContainsFunc(ids, func(id string) bool { return id == m.MethodName || strings.HasPrefix(id, m.MethodName+"_") })
+		if !found {
+			t.Errorf("%s: got no path for it, want one in the table of routes", m.MethodName)
+		}
+	}
+}
+
+func TestDescriptions(t *testing.T) {
+	b := newBench(t)
+	for path, ref := range map[string]string{
+		"/api/v1/openapi.yaml": "#/components/schemas/", "/api/v1/openapi.json": "#/components/schemas/", "/swagger/v1/openapiv2.json": "#/definitions/",
+	} {
+		t.Run(path, func(t *testing.T) {
+			text, d := describe(t, b, path)
+			var tree any
+			if err := yaml.Unmarshal([]byte(text), &tree); err != nil {
+				t.Fatal(err)
+			}
+			resolve(t, tree, tree, ref)
+			for p, methods := range d.Paths {
+				for method, op := range methods {
+					for segment := range strings.SplitSeq(p, "/") {
+						name, wild := strings.CutPrefix(segment, "{")
+						if wild && !slices.ContainsFunc(op.Parameters, func(a struct{ Name, In string }) bool {
+							return a.In == "path" && a.Name == strings.TrimSuffix(name, "}")
+						}) {
+							t.Errorf("%s %s: got no parameter for %s", method, p, segment)
+						}
+					}
+				}
+			}
+		})
+	}
+	for _, path := range []string{"/swagger", "/api/v1/docs"} {
+		w := httptest.NewRecorder()
+		b.rest.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil))
+		page := w.Body.String()
+		if w.Code != http.StatusOK || !strings.Contains(page, "POST /api/v1/node/{nodeId}/approve_routes") {
+			t.Errorf("%s: got %d without the routes", path, w.Code)
+		}
+		if strings.Contains(page, "<script") || strings.Contains(page, "src=") {
+			t.Errorf("%s: got a page that fetches something", path)
+		}
+	}
+}
+
+// resolve follows every reference of a description.
+func resolve(t *testing.T, at, top any, ref string) {
+	t.Helper()
+	switch at := at.(type) {
+	case map[string]any:
+		for k, v := range at {
+			if k != "$ref" {
+				resolve(t, v, top, ref)
+				continue
+			}
+			name, ok := strings.CutPrefix(v.(string), ref)
+			place := top
+			for part := range strings.SplitSeq(strings.Trim(ref, "#/"), "/") {
+				place = place.(map[string]any)[part]
+			}
+			if _, there := place.(map[string]any)[name]; !ok || !there {
+				t.Errorf("got a reference to %v, which is not there", v)
+			}
+		}
+	case []any:
+		for _, v := range at {
+			resolve(t, v, top, ref)
+		}
+	}
+}
+
+// What a key may do is decided where it is decided for gRPC; here is that it is asked at all, by each operation.
+func TestRESTNeedsKey(t *testing.T) {
+	b := newBench(t)
+	_, d := describe(t, b, "/api/v1/openapi.yaml")
+	for path, methods := range d.Paths {
+		for method := range methods {
+			path := strings.NewReplacer("{", "", "}", "").Replace(path)
+			for name, key := range map[string]string{"no key": "", "a wrong key": "hskey-api-000000000000-" + strings.Repeat("0", 64)} {
+				if status, answer := b.ask(t, strings.ToUpper(method), path, key, "{"); status != http.StatusUnauthorized || answer["code"] != 16.0 {
+					t.Errorf("%s %s with %s: got %d %v, want 401", method, path, name, status, answer["message"])
+				}
+			}
+		}
+	}
+}
+
+func TestRESTKeyOfOneTailnet(t *testing.T) {
+	b := newBench(t)
+	b.tailnet(t, "lab")
+	b.user(t, "lena", "lab")
+	alice := b.user(t, "alice", "")
+	b.node(t, "bench", "lena", "lab")
+	b.node(t, "box", "alice", "")
+	if _, err := b.CreatePreAuthKey(t.Context(), &headscalev1.CreatePreAuthKeyRequest{User: alice.GetId()}); err != nil {
+		t.Fatal(err)
+	}
+	key := b.apiKey(t, "lab")
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"GET", "/api/v1/node", "", 200},
+		{"GET", "/api/v1/node/2", "", 404},
+		{"DELETE", "/api/v1/node/2", "", 404},
+		{"POST", "/api/v1/node/2/expire", "", 404},
+		{"POST", "/api/v1/machine/2/rename/mine", "", 404},
+		{"GET", "/api/v1/node?tailnet=default", "", 404},
+		{"GET", "/api/v1/user/lena", "", 200},
+		{"GET", "/api/v1/user/alice", "", 404},
+		{"GET", "/api/v1/user?tailnet=default", "", 404},
+		{"DELETE", "/api/v1/user/alice", "", 404},
+		{"DELETE", "/api/v1/namespace/alice", "", 404},
+		{"POST", "/api/v1/user/2/role", `{"role":"owner"}`, 404},
+		{"POST", "/api/v1/preauthkey", `{"user":"2"}`, 404},
+		{"POST", "/api/v1/preauthkey", `{"user":"alice"}`, 400},
+		{"POST", "/api/v1/preauthkey/expire", `{"id":"1"}`, 404},
+		{"POST", "/api/v1/preauthkey/expire", `{"user":"alice","id":"1"}`, 404},
+		{"DELETE", "/api/v1/preauthkey?id=1", "", 404},
+		{"PUT", "/api/v1/policy", `{"policy":"{}","tailnet":"default"}`, 404},
+		{"POST", "/api/v1/tailnet", `{"name":"more"}`, 403},
+		{"POST", "/api/v1/routes/20001/enable", "", 404},
+	} {
+		if status, answer := b.ask(t, c.method, c.path, key, c.body); status != c.status {
+			t.Errorf("%s %s: got %d %v, want %d", c.method, c.path, status, answer["message"], c.status)
+		}
+	}
+	if _, answer := b.ask(t, "GET", "/api/v1/node", key, ""); len(answer["nodes"].([]any)) != 1 {
+		t.Errorf("got %v, want the one node of the tailnet", answer)
+	}
+}
+
+// Who accepts nothing in particular gets what headscale 0.30 gives, and no more.
+func TestBareAnswers(t *testing.T) {
+	b := newBench(t)
+	b.user(t, "alice", "")
+	b.node(t, "box", "alice", "")
+	r := httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/node", nil)
+	r.Header.Set("Authorization", "Bearer "+b.apiKey(t, ""))
+	for accept, want := range map[string]int{"": 18, "application/json": 30} {
+		r.Header.Del("Accept")
+		if accept != "" {
+			r.Header.Set("Accept", accept)
+		}
+		w := httptest.NewRecorder()
+		b.rest.ServeHTTP(w, r)
+		var answer struct{ Nodes []map[string]any }
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Nodes) != 1 {
+			t.Fatalf("got %s, %v, want one node", w.Body, err)
+		}
+		if got := len(answer.Nodes[0]); got != want {
+			t.Errorf("accepting %q: got %d members, want %d: %s", accept, got, want, w.Body)
+		}
+	}
+}
+
+// FuzzREST sends anything anywhere: the answer is JSON, and never the fault of the server.
+func FuzzREST(f *testing.F) {
+	b := newBench(f)
+	key := b.apiKey(f, "")
+	f.Add("POST", "user", "name=x", `{"name":"y","displayName":null}`)
+	f.Add("POST", "user/x/rename/y", "", `{"oldId":"x"}`)
+	f.Add("POST", "preauthkey", "", `{"user":"x","expiration":"2036-01-02T03:04:05Z","aclTags":["tag:a"]}`)
+	f.Add("POST", "preauthkey/expire", "", `{"user":1e3,"key":[]}`)
+	f.Add("POST", "node/1/approve_routes", "routes=10.0.0.0/8&routes=::/0", "")
+	f.Add("POST", "debug/node", "", `{"user":{},"key":"`+strings.Repeat("0", 64)+`"}`)
+	f.Add("PUT", "policy", "", `{"policy":"{}"}`)
+	f.Add("DELETE", "apikey/%zz", "", "")
+	f.Add("GET", "routes", "tailnet=*", "")
+	f.Fuzz(func(t *testing.T, method, path, query, body string) {
+		if !slices.Contains([]string{"GET", "POST", "PUT", "DELETE"}, method) {
+			return
+		}
+		r := httptest.NewRequestWithContext(t.Context(), method, "/", strings.NewReader(body))
+		r.URL.Path, r.URL.RawQuery = "/api/v1/"+path, query
+		r.Header.Set("Authorization", "Bearer "+key)
+		w := httptest.NewRecorder()
+		b.rest.ServeHTTP(w, r)
+		switch {
+		case w.Code == http.StatusMovedPermanently || w.Code == http.StatusTemporaryRedirect:
+		case w.Code >= 500 && w.Code != http.StatusNotImplemented:
+			t.Errorf("%s %q ? %q %q: got %d %s", method, path, query, body, w.Code, w.Body)
+		case strings.HasSuffix(w.Header().Get("Content-Type"), "json") && !json.Valid(w.Body.Bytes()):
+			t.Errorf("%s %q ? %q %q: got %s, which is no JSON", method, path, query, body, w.Body)
+		}
+	})
+}
+
+func TestReflection(t *testing.T) {
+	b := newBench(t)
+	list := func(door grpc_reflection_v1.ServerReflectionClient, key string) (names []string, err error) {
+		ctx := t.Context()
+		if key != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key)
+		}
+		stream, err := door.ServerReflectionInfo(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := stream.Send(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{}}); err != nil {
+			return nil, err
+		}
+		resp, err := stream.Recv()
+		for _, s := range resp.GetListServicesResponse().GetService() {
+			names = append(names, s.GetName())
+		}
+		return names, err
+	}
+	for name, c := range map[string]struct {
+		door grpc_reflection_v1.ServerReflectionClient
+		key  string
+	}{
+		"unix socket":         {grpc_reflection_v1.NewServerReflectionClient(b.localConn), ""},
+		"TCP with an API key": {grpc_reflection_v1.NewServerReflectionClient(b.remoteConn), b.apiKey(t, "")},
+	} {
+		names, err := list(c.door, c.key)
+		if err != nil || !slices.Contains(names, "headscale.v1.HeadscaleService") {
+			t.Errorf("%s: got %v, %v, want the service", name, names, err)
+		}
+	}
+	_, err := list(grpc_reflection_v1.NewServerReflectionClient(b.remoteConn), "")
+	refused(t, err, codes.Unauthenticated, "an API key is needed")
+}
