@@ -13,7 +13,7 @@ type Feed struct {
 	id      tailnet.ID
 	current atomic.Pointer[Edition]
 
-	// listeners counts the sessions that wake at each view; the pause between views grows with it.
+	// listeners counts the sessions that wake at each view; the rest after each view grows with it.
 	listeners atomic.Int64
 }
 

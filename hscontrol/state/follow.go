@@ -10,13 +10,13 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// Pauses of the follower. The first change after a quiet time goes out at once; those that come while sessions are
-// still busy with it are gathered.
+// Pauses of the follower. The first change of a tailnet after a quiet time goes out at once; those that come while its
+// sessions are still busy with it are gathered. A tailnet that rests keeps no other one waiting.
 const (
-	pauseLeast       = time.Millisecond
-	pauseMost        = 200 * time.Millisecond
-	pausePerListener = 25 * time.Microsecond // what one session costs when it wakes
-	retryPause       = 250 * time.Millisecond
+	restMost        = 200 * time.Millisecond
+	restPerListener = 25 * time.Microsecond // what one session costs when it wakes
+	roundPause      = time.Millisecond      // between two rounds
+	retryPause      = 250 * time.Millisecond
 )
 
 // Run follows the store until ctx ends. While the store cannot be read it keeps what it has published and tries again.
@@ -26,28 +26,30 @@ func (s *State) Run(ctx context.Context) error {
 	for {
 		moved := s.store.Moved()
 		begun := time.Now()
-		pause, err := s.catchUp(ctx)
+		due, err := s.catchUp(ctx)
 		s.publishing.Add(int64(time.Since(begun)))
 		if ctx.Err() != nil {
 			return nil
 		}
+		pause := roundPause
 		if err != nil {
 			s.log.Error("following the store", "err", err)
 			pause = retryPause
-			moved = nil // try again after the pause in any case
 		}
-		if pause > 0 {
-			timer.Reset(pause)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				return nil
-			}
+		timer.Reset(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
 		}
 		if err != nil {
 			continue
 		}
-		timer.Reset(s.untilExpiry())
+		wait := s.untilExpiry()
+		if !due.IsZero() {
+			wait = min(wait, time.Until(due))
+		}
+		timer.Reset(wait)
 		select {
 		case <-moved:
 		case <-s.wake:
@@ -58,11 +60,12 @@ func (s *State) Run(ctx context.Context) error {
 	}
 }
 
-// catchUp publishes a view of each tailnet that moved, and says how long to pause before the next round.
-func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
+// catchUp publishes a view of each tailnet that moved. Those that still rest are left, and it says when the first of
+// them is due; zero if there is none.
+func (s *State) catchUp(ctx context.Context) (due time.Time, err error) {
 	revisions, err := s.store.Revisions(ctx)
 	if err != nil {
-		return 0, err
+		return time.Time{}, err
 	}
 	s.mu.RLock()
 	settings, derpMap, pinless := s.settings, s.derpMap, s.pinless
@@ -78,9 +81,15 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		if prev != nil && prev.Rev == rev && prev.Settings == settings && prev.base == derpMap && !s.expiryDue(id, now) {
 			continue
 		}
+		if rests := s.follow.rests[id]; time.Until(rests) > 0 {
+			if due.IsZero() || rests.Before(due) {
+				due = rests
+			}
+			continue
+		}
 		next, err := s.advance(ctx, id, prev, now)
 		if err != nil {
-			return 0, fmt.Errorf("tailnet %d: %w", id, err)
+			return time.Time{}, fmt.Errorf("tailnet %d: %w", id, err)
 		}
 		if next == nil {
 			continue
@@ -91,7 +100,7 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		feed.publish(next, s.now())
 		s.published.Add(1)
 		published = true
-		pause = max(pause, pauseLeast+time.Duration(feed.listeners.Load())*pausePerListener)
+		s.follow.rests[id] = time.Now().Add(min(time.Duration(feed.listeners.Load())*restPerListener, restMost))
 	}
 	if s.dropGone(revisions) || published {
 		s.round.Lock()
@@ -99,7 +108,7 @@ func (s *State) catchUp(ctx context.Context) (pause time.Duration, err error) {
 		s.round.done = make(chan struct{})
 		s.round.Unlock()
 	}
-	return min(pause, pauseMost), nil
+	return due, nil
 }
 
 // advance makes the view after prev from what the store says changed since; nil when the tailnet is gone.

@@ -57,6 +57,7 @@ func (s *State) dropGone(revisions map[tailnet.ID]tailnet.Revision) bool {
 		delete(s.relayless, id)
 		delete(s.follow.policies, id)
 		delete(s.follow.expiry, id)
+		delete(s.follow.rests, id)
 		dropped = true
 	}
 	return dropped

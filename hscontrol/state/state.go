@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -58,7 +57,7 @@ type State struct {
 	follow struct {
 		policies map[tailnet.ID]compiledFrom
 		expiry   map[tailnet.ID]time.Time // the next expiry of a key in each tailnet
-		last     map[tailnet.ID]time.Time // when a view was last published
+		rests    map[tailnet.ID]time.Time // until when a tailnet's sessions are busy with its last view
 	}
 }
 
@@ -83,7 +82,7 @@ func New(ctx context.Context, cfg Config) (*State, error) {
 	s.round.done = make(chan struct{})
 	s.follow.policies = map[tailnet.ID]compiledFrom{}
 	s.follow.expiry = map[tailnet.ID]time.Time{}
-	s.follow.last = map[tailnet.ID]time.Time{}
+	s.follow.rests = map[tailnet.ID]time.Time{}
 	if _, err := s.catchUp(ctx); err != nil {
 		return nil, fmt.Errorf("loading the tailnets: %w", err)
 	}
@@ -150,12 +149,12 @@ func (s *State) FindFresh(ctx context.Context, k key.NodePublic) (*View, *tailne
 	if v, n := s.Find(k); n != nil {
 		return v, n, nil
 	}
-	n, err := s.store.FindNodeByKey(ctx, k)
-	if errors.Is(err, tailnet.ErrNotFound) {
-		return nil, nil, nil
-	}
+	there, err := s.store.HasNodeKey(ctx, k)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("looking for node key %s: %w", k.ShortString(), err)
+	}
+	if !there {
+		return nil, nil, nil
 	}
 	// It is in the store, so the follower is about to publish it.
 	for {
@@ -167,10 +166,10 @@ func (s *State) FindFresh(ctx context.Context, k key.NodePublic) (*View, *tailne
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("waiting for node %d to be published: %w", n.ID, ctx.Err())
+			return nil, nil, fmt.Errorf("waiting for node key %s to be published: %w", k.ShortString(), ctx.Err())
 		case <-time.After(time.Second):
 			// Deleted or re-keyed since: ask again.
-			if again, err := s.store.FindNodeByKey(ctx, k); err != nil || again == nil {
+			if again, err := s.store.HasNodeKey(ctx, k); err != nil || !again {
 				return nil, nil, nil
 			}
 		}

@@ -136,6 +136,14 @@ func (v *view) look() *gorm.DB {
 }
 
 func (v *view) since(id tailnet.ID, from tailnet.Revision) (tailnet.Delta, error) {
+	changed, newest, err := v.changes(id, from)
+	if err != nil {
+		return tailnet.Delta{}, err
+	}
+	d := tailnet.Delta{Rev: newest}
+	if newest != 0 && len(changed[kindTailnet]) == 0 { // nearly always: the row itself need not be read
+		return d, v.pick(&d, id, changed)
+	}
 	row, err := v.tailnet(id)
 	if errors.Is(err, gorm.ErrRecordNotFound) {
 		return tailnet.Delta{Gone: true}, nil
@@ -143,21 +151,15 @@ func (v *view) since(id tailnet.ID, from tailnet.Revision) (tailnet.Delta, error
 	if err != nil {
 		return tailnet.Delta{}, err
 	}
-	d := tailnet.Delta{Rev: row.Revision}
+	d.Rev = row.Revision
 	if from == d.Rev {
 		return d, nil
 	}
 	row.Revision, row.NextV4, row.NextV6 = 0, netip.Addr{}, netip.Addr{}
-	changed, whole, err := v.changes(id, from)
-	if err != nil {
-		return d, err
-	}
-	if from == 0 || from > d.Rev || !whole {
-		d.Full, d.Tailnet = true, row
+	d.Tailnet = row
+	if newest == 0 {
+		d.Full = true
 		return d, v.fill(&d, id)
-	}
-	if len(changed[kindTailnet]) > 0 {
-		d.Tailnet = row
 	}
 	return d, v.pick(&d, id, changed)
 }
@@ -170,30 +172,34 @@ func (v *view) tailnet(id tailnet.ID) (*tailnet.Tailnet, error) {
 	return &row, nil
 }
 
-// changes reads the log after a revision, as object IDs by kind. The log is whole if it still has the revision that
-// came next.
-func (v *view) changes(id tailnet.ID, from tailnet.Revision) (map[string][]uint64, bool, error) {
+// changes reads the log after a revision, as object IDs by kind, and says which revision is the newest; 0 if the log has
+// not, or no longer, the revision that came next.
+func (v *view) changes(id tailnet.ID, from tailnet.Revision) (_ map[string][]uint64, newest tailnet.Revision, _ error) {
 	if from == 0 {
-		return nil, false, nil
+		return nil, 0, nil
 	}
-	rows, err := v.query("SELECT kind, object_id, MIN(revision) FROM changes WHERE tailnet_id = ? AND revision > ? GROUP BY kind, object_id",
+	rows, err := v.query("SELECT kind, object_id, MIN(revision), MAX(revision) FROM changes WHERE tailnet_id = ? AND revision > ? GROUP BY kind, object_id",
 		int64(id), int64(from))
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	defer rows.Close()
 	byKind := map[string][]uint64{}
 	whole := false
 	for rows.Next() {
 		var kind string
-		var object, revision int64
-		if err := rows.Scan(&kind, &object, &revision); err != nil {
-			return nil, false, err
+		var object, first, last int64
+		if err := rows.Scan(&kind, &object, &first, &last); err != nil {
+			return nil, 0, err
 		}
 		byKind[kind] = append(byKind[kind], uint64(object))
-		whole = whole || tailnet.Revision(revision) == from+1
+		whole = whole || tailnet.Revision(first) == from+1
+		newest = max(newest, tailnet.Revision(last))
 	}
-	return byKind, whole, rows.Err()
+	if !whole {
+		newest = 0
+	}
+	return byKind, newest, rows.Err()
 }
 
 // fill reads everything of a tailnet.

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -73,7 +75,29 @@ func (s *Store) GetNode(ctx context.Context, id tailnet.NodeID) (*tailnet.Node, 
 
 // FindNodeByKey returns the node with that node key.
 func (s *Store) FindNodeByKey(ctx context.Context, k key.NodePublic) (*tailnet.Node, error) {
-	return s.readNode(ctx, "node with key "+k.ShortString(), "n.node_key = ?", text(&k))
+	what := "node with key " + k.ShortString()
+	// Of those who ask most are new, and that is told by a short query.
+	switch there, err := s.HasNodeKey(ctx, k); {
+	case err != nil:
+		return nil, fmt.Errorf("reading %s: %w", what, err)
+	case !there:
+		return nil, notThere(what)
+	}
+	return s.readNode(ctx, what, "n.node_key = ?", text(&k))
+}
+
+// HasNodeKey reports whether any node has that node key.
+func (s *Store) HasNodeKey(ctx context.Context, k key.NodePublic) (bool, error) {
+	var one int
+	err := s.reads.QueryRowContext(ctx, s.engine.rebind("SELECT 1 FROM nodes WHERE node_key = ?"), text(&k)).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, s.engine.explain(err)
+}
+
+func notThere(what string) error {
+	return fmt.Errorf("%s: %w: see headscale nodes list", what, tailnet.ErrNotFound)
 }
 
 func (s *Store) readNode(ctx context.Context, what, where string, arg any) (*tailnet.Node, error) {
@@ -82,7 +106,7 @@ func (s *Store) readNode(ctx context.Context, what, where string, arg any) (*tai
 		return nil, fmt.Errorf("reading %s: %w", what, err)
 	}
 	if len(nodes) == 0 {
-		return nil, fmt.Errorf("%s: %w: see headscale nodes list", what, tailnet.ErrNotFound)
+		return nil, notThere(what)
 	}
 	return nodes[0], nil
 }
