@@ -108,6 +108,10 @@ bench-mesh: build ## our server under simulated nodes, beside what is wanted (SI
 	@cd "$(MESHLOAD)" && go build -o '$(CURDIR)/bin/meshload' .
 	@go run ./integration/meshbench -server bin/headscale -meshload bin/meshload -policy '$(MESHLOAD)/policy.json' -only '$(SIZES)' -against '$(AGAINST)'
 
+.PHONY: soak-mesh
+soak-mesh: ## ten minutes of all that clients do to a server (SOAK=10m)
+	SOAK=$${SOAK:-10m} go test ./hscontrol/hstest -run '^TestSoakMesh$$' -count=1 -timeout 60m -v
+
 .PHONY: docs
 docs: ## writes the CLI reference anew
 	go generate ./cmd/headscale/...
