@@ -29,7 +29,7 @@ func (s *Server) setFault(name, text string, severe bool) {
 }
 
 // Health is everything that is not as it should be, beside the database.
-func (s *Server) Health(context.Context) []api.Fault {
+func (s *Server) Health(ctx context.Context) []api.Fault {
 	s.mu.Lock()
 	var faults []api.Fault
 	for _, name := range slices.Sorted(maps.Keys(s.faults)) {
@@ -45,6 +45,9 @@ func (s *Server) Health(context.Context) []api.Fault {
 	}
 	if _, err := s.store.Listening(); err != nil {
 		faults = append(faults, api.Fault{Name: "database-notifications", Text: "changes of other servers are seen late, by reading the revisions: " + err.Error()})
+	}
+	if n, err := s.store.Servers(ctx); err == nil && n > 1 && s.relay != nil {
+		faults = append(faults, api.Fault{Name: "embedded-relays", Text: fmt.Sprintf("%d servers use this database, and the relays inside servers do not know each other: set derp.server.enabled to false on all, and enrol relays (headscale derp enroll-keys create)", n)})
 	}
 	for _, st := range loader.Status() {
 		if st.Err != nil {

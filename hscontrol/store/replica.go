@@ -27,6 +27,18 @@ func (s *Store) sayAlive(ctx context.Context) error {
 	return nil
 }
 
+// Servers is how many servers use the database now, this one among them.
+func (s *Store) Servers(ctx context.Context) (n int, err error) {
+	if !s.engine.shared() {
+		return 1, nil
+	}
+	err = s.reads.QueryRowContext(ctx, "SELECT count(*) FROM replicas WHERE seen_at > now() - interval '1 millisecond' * $1", s.cfg.DeadAfter.Milliseconds()).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting the servers: %w", s.engine.explain(err))
+	}
+	return n, nil
+}
+
 // sayGone notes that this server ended. One that cannot is taken for dead a moment later.
 func (s *Store) sayGone() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
