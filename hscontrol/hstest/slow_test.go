@@ -24,6 +24,7 @@ type freezer struct {
 	target   string
 	gate     sync.RWMutex // frozen while it is locked
 	wait     sync.WaitGroup
+	ended    chan struct{} // closed at the end, and all connections with it
 }
 
 func newFreezer(t *testing.T, server string) *freezer {
@@ -36,9 +37,9 @@ func newFreezer(t *testing.T, server string) *freezer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &freezer{listener: l, target: u.Host}
+	f := &freezer{listener: l, target: u.Host, ended: make(chan struct{})}
 	f.wait.Go(f.accept)
-	t.Cleanup(func() { l.Close(); f.wait.Wait() })
+	t.Cleanup(func() { l.Close(); close(f.ended); f.wait.Wait() })
 	return f
 }
 
@@ -57,6 +58,11 @@ func (f *freezer) accept() {
 		for _, c := range []net.Conn{client, server} {
 			c.(*net.TCPConn).SetReadBuffer(32 << 10)
 		}
+		f.wait.Go(func() {
+			<-f.ended
+			server.Close()
+			client.Close()
+		})
 		f.wait.Go(func() { f.carry(server, client) })
 		f.wait.Go(func() { f.carry(client, server) })
 	}
