@@ -48,32 +48,45 @@ func (s *Server) trust(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 
 // authenticate asks for an API key.
 func (s *Server) authenticate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	key, err := s.bearer(ctx)
+	from := address(ctx)
+	key, err := s.bearer(ctx, from)
 	if err != nil {
 		return nil, err
 	}
-	c := caller{tailnet: key.TailnetID, via: "api", who: "API key " + key.Prefix}
-	if p, ok := peer.FromContext(ctx); ok {
-		c.from = p.Addr.String()
-		if host, _, err := net.SplitHostPort(c.from); err == nil {
-			c.from = host
-		}
-	}
+	c := caller{tailnet: key.TailnetID, via: "api", who: "API key " + key.Prefix, from: from}
 	return next(context.WithValue(ctx, callerKey{}, c), req)
 }
 
-func (s *Server) bearer(ctx context.Context) (*tailnet.APIKey, error) {
+// address is where a call comes from, without its port.
+func address(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	from := p.Addr.String()
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		return host
+	}
+	return from
+}
+
+func (s *Server) bearer(ctx context.Context, from string) (*tailnet.APIKey, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	for _, v := range md.Get("authorization") {
 		scheme, secret, ok := strings.Cut(v, " ")
 		if !ok || !strings.EqualFold(scheme, "Bearer") {
 			continue
 		}
-		key, err := s.cfg.Store.VerifyAPIKey(ctx, strings.TrimSpace(secret))
+		secret, now := strings.TrimSpace(secret), s.cfg.Now()
+		if err := s.meters.guess(from, secret, now); err != nil {
+			return nil, err
+		}
+		key, err := s.cfg.Store.VerifyAPIKey(ctx, secret)
 		if err == nil {
-			return key, nil
+			return key, s.meters.call(key.ID, secret, now)
 		}
 		if errors.Is(err, tailnet.ErrAPIKeyRefused) {
+			s.meters.failed(from, now)
 			return nil, fmt.Errorf("%w; make another with headscale apikeys create on the server", err)
 		}
 		return nil, fmt.Errorf("checking the API key: %w", err)

@@ -4,9 +4,11 @@
 //
 //	listen.go    limits, deadline, log, recovery
 //	access.go    who calls (an API key, or someone on this machine: person.go), and which tailnets they may see
+//	limits.go    how often
 //	users.go, nodes.go, relays.go, ...   one use case of the store each
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
+//	rest.go      all of it once more, over HTTP
 package api
 
 import (
@@ -104,7 +106,8 @@ type Reloaded struct {
 // Server is the service. It may be served by several listeners at once; see [Server.Local] and [Server.Remote].
 type Server struct {
 	headscalev1.UnimplementedHeadscaleServiceServer
-	cfg Config
+	cfg    Config
+	meters meters
 }
 
 // NewServer makes the service. It starts nothing.

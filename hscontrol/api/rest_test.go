@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"google.golang.org/grpc/codes"
@@ -14,18 +16,29 @@ import (
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+
+	"github.com/keelscale/keelscale/hscontrol/api"
 )
 
 // ask makes a call over HTTP. Without a key it comes with none.
 func (b *bench) ask(t *testing.T, method, path, key, body string) (int, map[string]any) {
+	t.Helper()
+	return b.askFrom(t, "192.0.2.1:1234", method, path, key, body)
+}
+
+func (b *bench) askFrom(t *testing.T, from, method, path, key, body string) (int, map[string]any) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 	if key != "" {
 		r.Header.Set("Authorization", "Bearer "+key)
 	}
 	r.Header.Set("Accept", "*/*")
+	r.RemoteAddr = from
 	w := httptest.NewRecorder()
 	b.rest.ServeHTTP(w, r)
+	if got := w.Header().Get("Retry-After") != ""; got != (w.Code == http.StatusTooManyRequests) {
+		t.Errorf("%s %s: got Retry-After: %v with %d", method, path, got, w.Code)
+	}
 	var answer map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
 		t.Fatalf("%s %s: got %q, which is no JSON object: %v", method, path, w.Body, err)
@@ -147,15 +160,54 @@ func resolve(t *testing.T, at, top any, ref string) {
 	}
 }
 
+// wrongKey has the form of one.
+const wrongKey = "hskey-api-000000000000-0000000000000000000000000000000000000000000000000000000000000000"
+
+// Guessing is slow, for those who guess.
+func TestWrongKeys(t *testing.T) {
+	now := start
+	b := newBench(t, func(c *api.Config) { c.Now = func() time.Time { return now } })
+	const guesser, neighbour, stranger = "198.51.100.7:1000", "198.51.100.7:2000", "198.51.100.8:1000"
+	ask := func(from, key string, want int) {
+		t.Helper()
+		if got, answer := b.askFrom(t, from, "GET", "/api/v1/user", key, ""); got != want {
+			t.Fatalf("from %s: got %d %v, want %d", from, got, answer["message"], want)
+		}
+	}
+	used, fresh := b.apiKey(t, ""), b.apiKey(t, "")
+	ask(neighbour, used, 200)
+	for range 20 {
+		ask(guesser, wrongKey, 401)
+	}
+	ask(guesser, wrongKey, 429)
+	ask(guesser, fresh, 429) // even if it were right
+	ask(neighbour, used, 200)
+	ask(stranger, wrongKey, 401)
+	now = now.Add(4 * time.Second)
+	ask(guesser, wrongKey, 401)
+	ask(guesser, wrongKey, 429)
+
+	for range 2000 {
+		ask(stranger, fresh, 200)
+	}
+	ask(stranger, fresh, 429)
+	ask(stranger, used, 200)
+	now = now.Add(time.Second)
+	ask(stranger, fresh, 200)
+}
+
 // What a key may do is decided where it is decided for gRPC; here is that it is asked at all, by each operation.
 func TestRESTNeedsKey(t *testing.T) {
 	b := newBench(t)
 	_, d := describe(t, b, "/api/v1/openapi.yaml")
+	var calls int
 	for path, methods := range d.Paths {
 		for method := range methods {
 			path := strings.NewReplacer("{", "", "}", "").Replace(path)
-			for name, key := range map[string]string{"no key": "", "a wrong key": "hskey-api-000000000000-" + strings.Repeat("0", 64)} {
-				if status, answer := b.ask(t, strings.ToUpper(method), path, key, "{"); status != http.StatusUnauthorized || answer["code"] != 16.0 {
+			for name, key := range map[string]string{"no key": "", "a wrong key": wrongKey} {
+				calls++
+				from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(calls >> 8), byte(calls)}), 1).String()
+				if status, answer := b.askFrom(t, from, strings.ToUpper(method), path, key, "{"); status != http.StatusUnauthorized || answer["code"] != 16.0 {
 					t.Errorf("%s %s with %s: got %d %v, want 401", method, path, name, status, answer["message"])
 				}
 			}
@@ -234,7 +286,7 @@ func TestBareAnswers(t *testing.T) {
 
 // FuzzREST sends anything anywhere: the answer is JSON, and never the fault of the server.
 func FuzzREST(f *testing.F) {
-	b := newBench(f)
+	b := newBench(f, func(c *api.Config) { c.Now = time.Now }) // or the key's calls run out
 	key := b.apiKey(f, "")
 	f.Add("POST", "user", "name=x", `{"name":"y","displayName":null}`)
 	f.Add("POST", "user/x/rename/y", "", `{"oldId":"x"}`)
