@@ -89,7 +89,10 @@ func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 		Store:      s.store,
 		PolicyMode: cfg.Policy.Mode,
 		PolicyPath: cfg.Policy.Path,
-		CheckPolicy: func(_ context.Context, id tailnet.ID, text string) ([]string, error) {
+		CheckPolicy: func(ctx context.Context, id tailnet.ID, text string) ([]string, error) {
+			if _, err := s.state.Fresh(ctx, id); err != nil {
+				return nil, err
+			}
 			return s.state.CheckPolicy(id, text)
 		},
 		TagExists: func(_ context.Context, id tailnet.ID, tag string) bool {

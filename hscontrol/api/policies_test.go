@@ -51,7 +51,12 @@ func withState(t *testing.T) func(*api.Config) {
 			}
 		})
 		c.View, c.AwaitPolicy, c.Problems = st.View, st.AwaitPolicy, st.Problems
-		c.CheckPolicy = func(_ context.Context, id tailnet.ID, text string) ([]string, error) { return st.CheckPolicy(id, text) }
+		c.CheckPolicy = func(ctx context.Context, id tailnet.ID, text string) ([]string, error) {
+			if _, err := st.Fresh(ctx, id); err != nil {
+				return nil, err
+			}
+			return st.CheckPolicy(id, text)
+		}
 	}
 }
 
