@@ -70,9 +70,7 @@ func (p *Process) Begin() {
 	p.exited = make(chan error, 1)
 	go func() { p.exited <- p.command.Wait() }()
 	for deadline := time.Now().Add(patience); ; {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
-		if err == nil {
-			conn.Close()
+		if answers("tcp", strings.TrimPrefix(p.URL, "http://")) && answers("unix", filepath.Join(filepath.Dir(p.config), "hs.sock")) {
 			return
 		}
 		select {
@@ -84,6 +82,16 @@ func (p *Process) Begin() {
 			p.t.Fatalf("headscale does not answer at %s", p.URL)
 		}
 	}
+}
+
+// answers reports whether somebody listens there.
+func answers(network, addr string) bool {
+	conn, err := net.Dial(network, addr)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // End sends a signal and waits for the process to be gone.

@@ -363,7 +363,7 @@ func (m *meshSoak) compare() {
 		if diff := cmp.Diff(plain(m.t, fresh.Netmap), plain(m.t, k.poll.Netmap)); diff != "" {
 			m.t.Errorf("%s knows something else than a fresh map says (-fresh +known):\n%s", k.node.Name, diff)
 		}
-		fresh.Close()
+		defer fresh.Close() // not before all are compared: the node would go offline
 	}
 }
 
