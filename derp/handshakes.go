@@ -19,7 +19,7 @@ func newTurns() turns { return make(turns, 2*runtime.GOMAXPROCS(0)) }
 
 // handshakeTime is how long a handshake may take that has got its turn. What it waited before
 // is not its fault.
-const handshakeTime = 10 * time.Second
+const handshakeTime = 20 * time.Second
 
 // turnState says how far a connection is.
 type turnState = int32
