@@ -11,7 +11,8 @@ import (
 )
 
 // Pauses of the follower. The first change of a tailnet after a quiet time goes out at once; those that come while its
-// sessions are still busy with it are gathered. A tailnet that rests keeps no other one waiting.
+// sessions are still busy with it are gathered, for longer while others are busy too. A tailnet that rests keeps no other
+// one waiting.
 const (
 	restMost        = 200 * time.Millisecond
 	restPerListener = 25 * time.Microsecond // what one session costs when it wakes
@@ -100,7 +101,7 @@ func (s *State) catchUp(ctx context.Context) (due time.Time, err error) {
 		feed.publish(next, s.now())
 		s.published.Add(1)
 		published = true
-		s.follow.rests[id] = time.Now().Add(min(time.Duration(feed.listeners.Load())*restPerListener, restMost))
+		s.rest(id, time.Duration(feed.listeners.Load())*restPerListener)
 	}
 	if s.dropGone(revisions) || published {
 		s.round.Lock()
@@ -109,6 +110,20 @@ func (s *State) catchUp(ctx context.Context) (due time.Time, err error) {
 		s.round.Unlock()
 	}
 	return due, nil
+}
+
+// rest has a tailnet rest until its sessions, and those of all others that were woken before them, have had the time
+// that they need.
+func (s *State) rest(id tailnet.ID, takes time.Duration) {
+	now := time.Now()
+	if s.follow.busy.Before(now) {
+		s.follow.busy = now
+	}
+	s.follow.busy = s.follow.busy.Add(takes)
+	if most := now.Add(restMost); s.follow.busy.After(most) {
+		s.follow.busy = most
+	}
+	s.follow.rests[id] = s.follow.busy
 }
 
 // advance makes the view after prev from what the store says changed since; nil when the tailnet is gone.

@@ -57,7 +57,8 @@ type State struct {
 	follow struct {
 		policies map[tailnet.ID]compiledFrom
 		expiry   map[tailnet.ID]time.Time // the next expiry of a key in each tailnet
-		rests    map[tailnet.ID]time.Time // until when a tailnet's sessions are busy with its last view
+		rests    map[tailnet.ID]time.Time // when each tailnet may have its next view
+		busy     time.Time                // until when all sessions are, by our reckoning
 	}
 }
 
