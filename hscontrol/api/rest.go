@@ -24,6 +24,7 @@ import (
 //	restroutes.go    method and path -> rpc; older names of both
 //	restrequest.go   path, query and body -> request message
 //	restjson.go      answer -> JSON; restolder.go: as older releases wrote it
+//	restmatch.go     ETag and If-Match of policies
 //	restfault.go     refusal -> problem+json
 //	openapi.go       the table of routes, described for programs and for people
 
@@ -76,6 +77,7 @@ func (g *gateway) handle(op operation) http.Handler {
 				return
 			}
 		}
+		tag(w.Header(), resp)
 		w.Header().Set("Content-Type", "application/json")
 		writeJSON(w, resp, style)
 	})

@@ -284,6 +284,40 @@ func TestBareAnswers(t *testing.T) {
 	}
 }
 
+// Of two who read the same policy only the first may replace it.
+func TestPolicyIfMatch(t *testing.T) {
+	b := newBench(t)
+	key := b.apiKey(t, "")
+	do := func(method, match, policy string, want int) string {
+		t.Helper()
+		body, err := json.Marshal(map[string]string{"policy": policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequestWithContext(t.Context(), method, "/api/v1/policy", strings.NewReader(string(body)))
+		r.Header.Set("Authorization", "Bearer "+key)
+		if match != "" {
+			r.Header.Set("If-Match", match)
+		}
+		w := httptest.NewRecorder()
+		b.rest.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%s with If-Match %s: got %d %s, want %d", method, match, w.Code, w.Body, want)
+		}
+		return w.Header().Get("ETag")
+	}
+	do("PUT", "*", "{}", http.StatusPreconditionFailed)
+	do("PUT", "", "{}", http.StatusOK)
+	read := do("GET", "", "", http.StatusOK)
+	wrote := do("PUT", read, "{ }", http.StatusOK)
+	if read == "" || wrote == read {
+		t.Errorf("got ETag %s, then %s, want two of them", read, wrote)
+	}
+	do("PUT", read, "{  }", http.StatusPreconditionFailed)
+	do("PUT", `"77", `+wrote, "{  }", http.StatusOK)
+	do("PUT", "*", "{}", http.StatusOK)
+}
+
 // FuzzREST sends anything anywhere: the answer is JSON, and never the fault of the server.
 func FuzzREST(f *testing.F) {
 	b := newBench(f, func(c *api.Config) { c.Now = time.Now }) // or the key's calls run out

@@ -52,7 +52,10 @@ func (g *gateway) read(ctx context.Context, w http.ResponseWriter, r *http.Reque
 			return err
 		}
 	}
-	return g.settle(ctx, rd, m, st)
+	if err := g.settle(ctx, rd, m, st); err != nil {
+		return err
+	}
+	return g.matches(ctx, r, m)
 }
 
 // wildcards are the names in braces.
