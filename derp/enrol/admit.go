@@ -26,7 +26,7 @@ var (
 
 // Admit is a derp.Admit: it lets in the nodes that the control server named, while that is not too long ago.
 func (a *Agent) Admit(ctx context.Context, node key.NodePublic, _ netip.Addr) (bool, error) {
-	why, again := a.roster.admits(node, time.Now())
+	again, why := a.roster.admits(node, time.Now())
 	if why == nil {
 		return true, nil
 	}
@@ -42,7 +42,7 @@ func (a *Agent) Admit(ctx context.Context, node key.NodePublic, _ netip.Addr) (b
 	for why != nil && again != nil {
 		select {
 		case <-again:
-			why, again = a.roster.admits(node, time.Now())
+			again, why = a.roster.admits(node, time.Now())
 		case <-patience.C:
 			return false, why
 		case <-ctx.Done():
@@ -68,7 +68,7 @@ func (w waiters) leave() { <-w }
 
 // admits says why a node may not come in, nil if it may. If that may change soon, again is closed when it is time to ask
 // again.
-func (r *roster) admits(node key.NodePublic, now time.Time) (why error, again <-chan struct{}) {
+func (r *roster) admits(node key.NodePublic, now time.Time) (again <-chan struct{}, why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known := r.nodes[node]
@@ -85,7 +85,7 @@ func (r *roster) admits(node key.NodePublic, now time.Time) (why error, again <-
 	if r.open || r.trying {
 		again = r.changed
 	}
-	return why, again
+	return again, why
 }
 
 // served reports whether the list counts now, and without a session until when.
@@ -132,7 +132,7 @@ func (a *Agent) endOutage(h Host, now time.Time) {
 func (a *Agent) sweep(h Host) (sentAway int) {
 	now := time.Now()
 	for _, k := range h.Relay.Clients() {
-		if why, _ := a.roster.admits(k, now); why != nil {
+		if _, why := a.roster.admits(k, now); why != nil {
 			sentAway += a.evict(h, k, why)
 		}
 	}

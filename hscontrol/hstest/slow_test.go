@@ -68,16 +68,20 @@ func (f *freezer) accept() {
 	}
 }
 
+// pass waits while it is frozen.
+func (f *freezer) pass() {
+	f.gate.RLock()
+	defer f.gate.RUnlock()
+}
+
 func (f *freezer) carry(to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 16<<10)
 	for {
-		f.gate.RLock()
-		f.gate.RUnlock()
+		f.pass()
 		n, err := from.Read(b)
-		f.gate.RLock()
-		f.gate.RUnlock()
+		f.pass()
 		if n > 0 {
 			if _, err := to.Write(b[:n]); err != nil {
 				return
