@@ -305,7 +305,7 @@ func (c *Cert) refresh(force bool) error {
 		return err
 	}
 	for _, info := range now {
-		if !slices.Contains(before, info) {
+		if !slices.ContainsFunc(before, func(was CertInfo) bool { return was.Pin == info.Pin }) {
 			c.cfg.Log.Info("certificate loaded", "hostname", c.host, "mode", c.cfg.Mode, "pin", info.Pin, "until", info.Expires.UTC())
 		}
 	}

@@ -58,7 +58,7 @@ func (a *announcer) changed() {
 	}
 	entry, _ := a.entry()
 	switch before := a.published.Swap(&list[0]); {
-	case before != nil && *before == list[0]:
+	case before != nil && before.Pin == list[0].Pin:
 		a.log.Info("the old certificate has ended: clients whose DERP map still has its pin stay away", "cert_name", list[0].Pin)
 	case len(list) > 1:
 		a.log.Warn("the next certificate is served beside the old one: put its entry into the DERP map before the old one ends",
