@@ -74,8 +74,8 @@ type datagrams struct {
 	recv  [stunMany]mmsghdr
 	send  [stunMany]mmsghdr
 
-	got, todo, sent int
-	errno           syscall.Errno
+	got, ready, sent int
+	errno            syscall.Errno
 }
 
 func newDatagrams() *datagrams {
@@ -115,7 +115,7 @@ func (s *stunSocket) serve() {
 			continue
 		}
 		s.answerAll(b)
-		for b.sent = 0; b.sent < b.todo; {
+		for b.sent = 0; b.sent < b.ready; {
 			if err := raw.Write(transmit); err != nil {
 				return
 			}
@@ -141,7 +141,7 @@ func (b *datagrams) receive(fd uintptr) bool {
 // transmit sends what is left of the answers.
 func (b *datagrams) transmit(fd uintptr) bool {
 	var n int
-	n, b.errno = many(unix.SYS_SENDMMSG, fd, b.send[b.sent:b.todo])
+	n, b.errno = many(unix.SYS_SENDMMSG, fd, b.send[b.sent:b.ready])
 	b.sent += n
 	return b.errno != unix.EAGAIN
 }
@@ -162,20 +162,20 @@ func many(call, fd uintptr, msgs []mmsghdr) (int, syscall.Errno) {
 
 // answerAll prepares the answers to what was received.
 func (s *stunSocket) answerAll(b *datagrams) {
-	b.todo = 0
+	b.ready = 0
 	for i := range b.got {
 		from, ok := b.source(i)
 		if !ok {
 			continue
 		}
-		answer := s.answer(b.out[b.todo][:0], b.in[i][:min(b.recv[i].n, maxSTUN)], from)
+		answer := s.answer(b.out[b.ready][:0], b.in[i][:min(b.recv[i].n, maxSTUN)], from)
 		if len(answer) == 0 {
 			continue
 		}
-		asked, h := &b.recv[i].hdr, &b.send[b.todo].hdr
-		b.outIO[b.todo].Base = &answer[0]
-		b.outIO[b.todo].SetLen(len(answer))
-		h.Iov = &b.outIO[b.todo]
+		asked, h := &b.recv[i].hdr, &b.send[b.ready].hdr
+		b.outIO[b.ready].Base = &answer[0]
+		b.outIO[b.ready].SetLen(len(answer))
+		h.Iov = &b.outIO[b.ready]
 		h.Name, h.Namelen = asked.Name, asked.Namelen
 		h.Control = nil
 		h.SetControllen(0)
@@ -183,7 +183,7 @@ func (s *stunSocket) answerAll(b *datagrams) {
 			h.Control = asked.Control
 			h.SetControllen(n)
 		}
-		b.todo++
+		b.ready++
 	}
 }
 
