@@ -189,10 +189,10 @@ func (s *acmeIPSource) keep(key *ecdsa.PrivateKey, chain []byte) error {
 		return fmt.Errorf("the authority's certificate is not for %s", s.ip)
 	}
 	os.Remove(s.files.crt) // it would not fit the new key
-	if err := writeFile(s.files.key, keyPEM); err != nil {
+	if err := ReplaceFile(s.files.key, keyPEM); err != nil {
 		return fmt.Errorf("storing the certificate's key: %w", err)
 	}
-	if err := writeFile(s.files.crt, chain); err != nil {
+	if err := ReplaceFile(s.files.crt, chain); err != nil {
 		return fmt.Errorf("storing the certificate: %w", err)
 	}
 	s.cert.Store(&pair)
@@ -264,5 +264,5 @@ func makeECKey(path string) (*ecdsa.PrivateKey, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return key, ReplaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }

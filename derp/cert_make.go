@@ -158,10 +158,10 @@ func (f certFiles) store(keyDER, der []byte) error {
 		return err
 	}
 	os.Remove(f.crt) // an old one would not fit the new key
-	if err := writeFile(f.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})); err != nil {
+	if err := ReplaceFile(f.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})); err != nil {
 		return err
 	}
-	return writeFile(f.crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return ReplaceFile(f.crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // remove deletes a pair; the certificate first, so that it is never found without its key.

@@ -61,14 +61,14 @@ func createKey(path string) (key.NodePrivate, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return k, fmt.Errorf("making the directory of the relay's key: %w", err)
 	}
-	if err := writeFile(path, append(raw, '\n')); err != nil {
+	if err := ReplaceFile(path, append(raw, '\n')); err != nil {
 		return k, fmt.Errorf("storing the relay's key: %w", err)
 	}
 	return k, nil
 }
 
-// writeFile puts a file in place as a whole or not at all, readable by its owner only.
-func writeFile(path string, data []byte) error {
+// ReplaceFile puts a file in place as a whole or not at all, readable by its owner only.
+func ReplaceFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with 0600
 	if err != nil {
 		return err

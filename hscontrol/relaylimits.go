@@ -2,11 +2,7 @@ package hscontrol
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -62,7 +58,7 @@ func (s *Server) keepRelay(ctx context.Context) error {
 	if s.relay == nil {
 		return nil
 	}
-	used, err := readMonth(s.monthFile(), time.Now())
+	used, err := derp.ReadMonth(s.monthFile(), time.Now())
 	if err != nil {
 		s.log.Warn("what the embedded relay has sent in this month is not known; it is counted from now on", "err", err)
 	}
@@ -153,62 +149,16 @@ func (s *Server) relayLimits(r *control.RelayRules, used uint64) derp.Limits {
 	return l
 }
 
-// month is what the embedded relay sent in one, kept over restarts.
-type month struct {
-	Month string `json:"month"` // UTC, as 2026-11
-	Sent  uint64 `json:"sent"`  // bytes
-}
-
-const (
-	monthForm  = "2006-01"
-	monthEvery = time.Minute // what is not kept when the machine dies
-	maxMonth   = 1 << 10     // bytes of the file
-)
-
-func (s *Server) monthFile() string { return filepath.Join(s.config().DataDir, "derp_month.json") }
-
 // keepMonth writes down what the embedded relay has sent, while there is a quota, until ctx ends.
 func (s *Server) keepMonth(ctx context.Context) {
-	tick := time.NewTicker(monthEvery)
-	defer tick.Stop()
-	for ended := false; !ended; {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			ended = true
+	s.relay.KeepMonth(ctx, func() string {
+		if s.config().DERP.Limits.MonthlyQuota > 0 {
+			return s.monthFile()
 		}
-		if s.config().DERP.Limits.MonthlyQuota == 0 {
-			continue
-		}
-		if err := writeMonth(s.monthFile(), time.Now(), s.relay.Load().SentThisMonth); err != nil {
-			s.log.Error("writing down what the embedded relay has sent", "err", err)
-		}
-	}
+		return ""
+	}, func(_ string, err error) {
+		s.log.Error("writing down what the embedded relay has sent", "err", err)
+	})
 }
 
-// readMonth is what the file says of this month, zero where it is of another one.
-func readMonth(path string, now time.Time) (uint64, error) {
-	text, err := readBounded(path, maxMonth)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	var m month
-	if err == nil {
-		err = json.Unmarshal(text, &m)
-	}
-	if err != nil || m.Month != now.UTC().Format(monthForm) {
-		return 0, err
-	}
-	return m.Sent, nil
-}
-
-func writeMonth(path string, now time.Time, sent uint64) error {
-	text, err := json.Marshal(month{Month: now.UTC().Format(monthForm), Sent: sent})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
+func (s *Server) monthFile() string { return filepath.Join(s.config().DataDir, "derp_month.json") }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/keelscale/keelscale/derp"
 )
 
 func configFile(t testing.TB, text string) string {
@@ -117,7 +119,7 @@ func TestMonthIsKept(t *testing.T) {
 	if got, err := readMonth(path, at); got != 0 || err != nil {
 		t.Errorf("got %d, %v before there is a file", got, err)
 	}
-	if err := writeMonth(path, at, 12345); err != nil {
+	if err := derp.WriteMonth(path, at, 12345); err != nil {
 		t.Fatal(err)
 	}
 	for later, want := range map[time.Duration]uint64{30 * time.Minute: 12345, 2 * time.Hour: 0} {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/derp"
 )
 
 // state is what survives a restart.
@@ -149,28 +151,10 @@ func (f *stateFile) write(s *state) error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 		return fmt.Errorf("making the directory of the enrolment: %w", err)
 	}
-	if err := replaceFile(f.path, raw); err != nil {
+	if err := derp.ReplaceFile(f.path, raw); err != nil {
 		return fmt.Errorf("storing the enrolment in %s: %w", f.path, err)
 	}
 	return nil
-}
-
-func replaceFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already when the rename went well
-	if _, err = tmp.Write(data); err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }
 
 // save writes what the Agent knows now.
