@@ -4,6 +4,7 @@ package integration_test
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,6 +86,7 @@ func TestEnrolledRelay(t *testing.T) {
 	derper.Await(`client refused[^\n]*source=(203\.0\.113\.60|2001:db8:113::3c)[^\n]*the control server does not name this node`)
 
 	l.Step("a node that is deleted is gone within two seconds")
+	kitchen.Daemon().Signal(syscall.SIGSTOP) // it cannot leave by itself
 	began := time.Now()
 	server.Do("headscale nodes delete --force -i " + nodeNamed(t, server, "kitchen").ID)
 	derper.Await(`node sent away`)

@@ -169,6 +169,7 @@ func TestRelayAlone(t *testing.T) {
 	l.Step("with the control server again, who comes is served, and who goes is not")
 	server.Boot()
 	server.AwaitRelay("home-1", "connected", func(r lab.RelayRow) bool { return r.Online && inMap(r) })
+	kitchen.Daemon().Signal(syscall.SIGSTOP) // it cannot leave by itself
 	server.Do("headscale nodes delete --force -i " + nodeNamed(t, server, "kitchen").ID)
 	relay.Proc().Await("node sent away")
 	late := join(t, server, l.Home("late-home", "203.0.113.29", lab.Hard, "192.168.9.0/24").Machine("late"))[0]

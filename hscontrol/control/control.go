@@ -104,7 +104,8 @@ func New(cfg Config) *Control {
 	c.live.left = map[nodeID]departed{}
 	c.live.wake = make(chan struct{}, 1)
 	c.arriving, c.wholes = newGate(16), newGate(2)
-	c.relays.open, c.relays.kick = map[tailnet.RelayID]*relaySession{}, make(chan struct{}, 1)
+	c.relays.open, c.relays.stops = map[tailnet.RelayID]*relaySession{}, map[tailnet.RelayID]time.Time{}
+	c.relays.kick = make(chan struct{}, 1)
 	c.SetRelayRules(cfg.Relays)
 	c.h2 = &http2.Server{
 		MaxConcurrentStreams: 64,

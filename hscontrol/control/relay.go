@@ -29,6 +29,7 @@ import (
 type relays struct {
 	sync.Mutex
 	open    map[tailnet.RelayID]*relaySession
+	stops   map[tailnet.RelayID]time.Time // since when those stop that said so and have not come again
 	rules   *RelayRules
 	changed chan struct{} // closed when rules are replaced
 	kick    chan struct{} // a relay wants to be probed now; capacity 1
@@ -75,6 +76,26 @@ func (c *Control) enterRelay(s *relaySession) {
 		close(old.replaced) // it is taken out of the map with it, so nobody closes it twice
 	}
 	c.relays.open[s.relay.ID] = s
+	delete(c.relays.stops, s.relay.ID)
+}
+
+// relayStops notes that the relay of s said that it stops; false if that was known.
+func (c *Control) relayStops(s *relaySession) bool {
+	c.relays.Lock()
+	defer c.relays.Unlock()
+	if _, known := c.relays.stops[s.relay.ID]; known || c.relays.open[s.relay.ID] != s {
+		return false
+	}
+	c.relays.stops[s.relay.ID] = c.Now()
+	c.probeNow()
+	return true
+}
+
+// relayStopped is when the relay said that it stops; zero if it did not, or came again.
+func (c *Control) relayStopped(id tailnet.RelayID) time.Time {
+	c.relays.Lock()
+	defer c.relays.Unlock()
+	return c.relays.stops[id]
 }
 
 func (c *Control) leaveRelay(s *relaySession) {

@@ -430,7 +430,7 @@ func TestRelayHealth(t *testing.T) {
 		return m.DERP.Regions[901] != nil && m.DERP.Regions[901].Nodes[0].HostName == "r-2.relay.invalid"
 	})
 
-	// A relay that stops says so, and is out at once, though it still answers.
+	// A relay that stops says so, and is out if it does not come again, though it still answers.
 	if err := l.say(&relayv1.Report{Leaving: true}); err != nil {
 		t.Fatal(err)
 	}

@@ -12,25 +12,39 @@ import (
 )
 
 // How a relay gets out of the DERP map and in again. Each server probes the relays that are connected to it, and those
-// that are connected to none: a relay that lost its control server goes on as long as it answers. Nobody probes what a
-// relay takes out by itself by saying that it stops, until it comes again.
+// that are connected to none: a relay that lost its control server goes on as long as it answers. One that says that it
+// stops is not probed until it comes again, and is taken out if it does not within a rest: who only restarts it wants no
+// new map for all.
 //
-//	not healthy --one good probe (two after bad ones)--> healthy --failures probes fail, one after the other--> not healthy
+//	not probed yet --one good probe--> healthy --failures probes fail, one after the other--> out
+//	out --a good probe--> returns --another--> healthy
+//
+// A relay returns in two steps, since a client goes on with the region that it had for up to two minutes after that left
+// the map, and does not connect when it is there again, because its home has not changed (netcheck, PreferredDERP;
+// magicsock, setNearestDERP). What frees it is a change of a region that is there. So first the region comes without the
+// relay (state.relayRegions), and then with it.
 const (
-	goodProbes  = 2
 	failures    = 3
 	fewFailures = 2                // where probes are rare
 	rareProbes  = 6 * time.Second  // from this pause on
 	leastProbes = 1 * time.Second  // pause between two rounds, also of relays that have just come
 	neverProbes = 10 * time.Second // pause where probing is off
 	retell      = 12               // failures until the sentence why is told anew
+	mostRest    = 10 * time.Second // where probes are rare or off
 )
+
+// relayRest is how long a relay that stops may stay away: two rounds.
+func (r *RelayRules) relayRest() time.Duration {
+	if r.ProbeEvery > 0 {
+		return min(2*r.ProbeEvery, mostRest)
+	}
+	return mostRest
+}
 
 // relayHealth is what this server knows of a relay by asking it.
 type relayHealth struct {
 	session   string // here, in which this was found out; empty: it is connected nowhere
-	bad, good int    // probes in a row
-	failed    bool   // it was bad in this session
+	bad       int    // probes in a row
 	verdict   *bool  // what this server last wrote
 	overruled bool   // and another one wrote the contrary: this one says no more
 }
@@ -51,11 +65,15 @@ func (c *Control) watchRelays(ctx context.Context) {
 	for {
 		rules, changed := c.RelayRules()
 		pause := neverProbes
-		if !rules.Off {
-			c.probeRelays(ctx, rules, health)
-		}
 		if rules.ProbeEvery > 0 {
 			pause = rules.ProbeEvery
+		}
+		if !rules.Off {
+			stops := c.takeOutStopped(ctx, rules.relayRest())
+			returns := c.probeRelays(ctx, rules, health)
+			if stops || returns {
+				pause = min(pause, leastProbes)
+			}
 		}
 		least := time.NewTimer(min(leastProbes, pause))
 		timer.Reset(pause)
@@ -82,8 +100,9 @@ type probed struct {
 	deaf    bool // STUN did not answer
 }
 
-// probeRelays asks all relays that are this server's to ask, at the same time, and writes down what that means.
-func (c *Control) probeRelays(ctx context.Context, rules *RelayRules, health map[tailnet.RelayID]*relayHealth) {
+// probeRelays asks all relays that are this server's to ask, at the same time, and writes down what that means. It
+// reports whether one returns, and should be asked again soon.
+func (c *Control) probeRelays(ctx context.Context, rules *RelayRules, health map[tailnet.RelayID]*relayHealth) (returns bool) {
 	asked := c.toProbe(health)
 	if rules.ProbeEvery > 0 {
 		within, cancel := context.WithTimeout(ctx, rules.ProbeTime)
@@ -95,11 +114,11 @@ func (c *Control) probeRelays(ctx context.Context, rules *RelayRules, health map
 		cancel()
 	}
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	if nobodyAnswers(asked) {
 		c.Log.Warn("no relay answers, and none is connected: it is taken for a fault of this server's own network", "relays", len(asked))
-		return
+		return false
 	}
 	enough := failures
 	if rules.ProbeEvery >= rareProbes {
@@ -110,9 +129,14 @@ func (c *Control) probeRelays(ctx context.Context, rules *RelayRules, health map
 		if p.session != nil {
 			p.session.deaf.Store(p.deaf && p.err == nil)
 		}
-		h.note(p.err)
-		c.judge(ctx, p, h, enough)
+		if p.err == nil {
+			h.bad = 0
+		} else {
+			h.bad++
+		}
+		returns = c.judge(ctx, p, h, enough) || returns
 	}
+	return returns
 }
 
 // ask asks the relay, and its STUN.
@@ -145,8 +169,8 @@ func nobodyAnswers(asked []*probed) bool {
 func (c *Control) toProbe(health map[tailnet.RelayID]*relayHealth) (out []*probed) {
 	there := map[tailnet.RelayID]bool{}
 	for _, r := range relaysOf(admission{views: c.State.Views()}) {
-		s := c.relaySessionOf(r.ID)
-		if r.Draining || s == nil && r.Online || s != nil && s.leaving.Load() || s == nil && r.OutBecause == stoppedItself {
+		s, stops := c.relaySessionOf(r.ID), !c.relayStopped(r.ID).IsZero()
+		if r.Draining || stops || s == nil && (r.Online || r.OutBecause == tailnet.RelayStopped) {
 			continue
 		}
 		session := ""
@@ -171,53 +195,74 @@ func (c *Control) toProbe(health map[tailnet.RelayID]*relayHealth) (out []*probe
 	return out
 }
 
-// stoppedItself is why a relay is out that said that it stops.
-const stoppedItself = "it was stopped"
-
-func (h *relayHealth) note(err error) {
-	if err == nil {
-		h.good, h.bad = h.good+1, 0
-	} else {
-		h.good, h.bad, h.failed = 0, h.bad+1, true
+// takeOutStopped takes out the relays that said that they stop and have stayed away for a rest. It reports whether it
+// waits for others.
+func (c *Control) takeOutStopped(ctx context.Context, rest time.Duration) (waits bool) {
+	for _, r := range relaysOf(admission{views: c.State.Views()}) {
+		since := c.relayStopped(r.ID)
+		here := c.relaySessionOf(r.ID) != nil
+		switch {
+		case since.IsZero():
+		case !here && r.Online, !here && !r.Healthy: // another server has it, or all is said
+			c.relays.Lock()
+			delete(c.relays.stops, r.ID)
+			c.relays.Unlock()
+		case c.Now().Sub(since) < rest:
+			waits = true
+		case r.Healthy && !r.Draining:
+			c.setHealth(ctx, r, false, tailnet.RelayStopped)
+		}
 	}
+	return waits
 }
 
-// judge writes down what probes mean for a relay.
-func (c *Control) judge(ctx context.Context, p *probed, h *relayHealth, enough int) {
+// judge writes down what probes mean for a relay, and reports whether that is that it returns.
+func (c *Control) judge(ctx context.Context, p *probed, h *relayHealth, enough int) (returns bool) {
 	r := p.relay
-	if p.session != nil && p.session.leaving.Load() {
-		return
+	if !c.relayStopped(r.ID).IsZero() {
+		return false
 	}
 	if h.session == "" && h.verdict != nil && r.Healthy != *h.verdict {
 		h.overruled = true
 	}
 	healthy, because := r.Healthy, r.OutBecause
 	switch {
-	case p.err == nil && !r.Healthy && (h.good >= goodProbes || !h.failed):
+	case p.err == nil && (r.Healthy || r.OutBecause == tailnet.RelayNotProbed || r.OutBecause == tailnet.RelayReturns):
 		healthy, because = true, ""
+	case p.err == nil:
+		because = tailnet.RelayReturns
 	case p.err != nil && r.Healthy && h.bad >= enough:
 		healthy, because = false, sentence(p.err)
 	case p.err != nil && !r.Healthy && h.bad%retell == 1:
 		because = sentence(p.err)
 	}
 	if healthy == r.Healthy && because == r.OutBecause || h.overruled && h.session == "" {
-		return
+		return false
 	}
+	if c.setHealth(ctx, r, healthy, because) {
+		h.verdict = &healthy
+	}
+	return because == tailnet.RelayReturns
+}
+
+// setHealth writes down whether a relay is healthy, and if not, why.
+func (c *Control) setHealth(ctx context.Context, r *tailnet.Relay, healthy bool, because string) bool {
 	if err := c.Store.SetRelayHealth(ctx, r.ID, healthy, because); err != nil {
 		if !errors.Is(err, tailnet.ErrNotFound) && ctx.Err() == nil {
 			c.Log.Error("writing down the health of a relay", "relay", r.Name, "err", err)
 		}
-		return
+		return false
 	}
-	h.verdict = &healthy
 	switch {
 	case healthy && !r.Healthy:
 		c.Log.Info("relay put into the DERP map", "relay", r.Name, "at", strings.Join(clientAddrs(r), " "))
+	case because == tailnet.RelayReturns:
 	case !healthy && r.Healthy:
 		c.Log.Warn("relay taken out of the DERP map", "relay", r.Name, "why", because)
 	case !healthy:
 		c.Log.Warn("relay stays out of the DERP map", "relay", r.Name, "why", because)
 	}
+	return true
 }
 
 // sentence is what the operator reads.

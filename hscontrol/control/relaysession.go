@@ -51,9 +51,8 @@ type relaySession struct {
 	settings  *relayv1.Settings
 
 	// What it said.
-	load     *tailnet.RelayLoad // that is not written down yet
-	recorded time.Time          // when one last was
-	leaving  atomic.Bool
+	load     *tailnet.RelayLoad       // that is not written down yet
+	recorded time.Time                // when one last was
 	deaf     atomic.Bool              // its STUN does not answer
 	appeared bool                     // a view had it
 	said     tailnet.RelayDescription // as the last view had it
@@ -183,11 +182,8 @@ func (s *relaySession) hear(ctx context.Context, r *relayv1.Report) error {
 			return s.control.refusal(ctx, err)
 		}
 	}
-	if r.Leaving && !s.leaving.Swap(true) {
+	if r.Leaving && s.control.relayStops(s) {
 		s.log.Info("relay stops")
-		s.record("taking out a relay that stops", func(ctx context.Context) error {
-			return s.control.Store.SetRelayHealth(ctx, s.relay.ID, false, stoppedItself)
-		})
 	}
 	if r.Load != nil {
 		s.load = readLoad(r.Load)

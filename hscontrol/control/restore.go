@@ -53,7 +53,7 @@ func (c *Control) offlineHere() (refs []store.SessionRef) {
 		if online[e.Tailnet.ID] == nil {
 			online[e.Tailnet.ID] = onlineNodes(e.Nodes)
 		}
-		if !online[e.Tailnet.ID][s.viewer.ID] {
+		if is, known := online[e.Tailnet.ID][s.viewer.ID]; known && !is { // one that was deleted is not to come back
 			refs = append(refs, store.SessionRef{NodeID: s.viewer.ID, SessionID: s.id})
 		}
 	}
@@ -63,9 +63,7 @@ func (c *Control) offlineHere() (refs []store.SessionRef) {
 func onlineNodes(nodes []*tailnet.Node) map[nodeID]bool {
 	m := make(map[nodeID]bool, len(nodes))
 	for _, n := range nodes {
-		if n.Online {
-			m[n.ID] = true
-		}
+		m[n.ID] = n.Online
 	}
 	return m
 }

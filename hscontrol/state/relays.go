@@ -52,22 +52,39 @@ func withRegions(base *tailcfg.DERPMap, regions map[int]*tailcfg.DERPRegion) *ta
 // relayRegions are the regions of the relays that clients may be told of now.
 func relayRegions(s *tailnet.Snapshot) map[int]*tailcfg.DERPRegion {
 	regions := map[int]*tailcfg.DERPRegion{}
-	for _, r := range s.Relays {
-		in := s.Regions[r.RegionID]
-		if in == nil || !r.Healthy || r.Draining {
-			continue
-		}
-		node := RelayNode(r)
-		if node == nil {
-			continue
-		}
+	put := func(in *tailnet.RelayRegion, node *tailcfg.DERPNode) {
 		id := int(in.ID)
 		if regions[id] == nil {
 			regions[id] = &tailcfg.DERPRegion{RegionID: id, RegionCode: in.Code, RegionName: cmp.Or(in.Name, in.Code)}
 		}
 		regions[id].Nodes = append(regions[id].Nodes, node)
 	}
+	var returning []*tailnet.Relay
+	for _, r := range s.Relays {
+		in, node := s.Regions[r.RegionID], RelayNode(r)
+		switch {
+		case in == nil || node == nil || r.Draining:
+		case r.Healthy:
+			put(in, node)
+		case r.OutBecause == tailnet.RelayReturns:
+			returning = append(returning, r)
+		}
+	}
+	for _, r := range returning {
+		if regions[int(r.RegionID)] == nil { // otherwise the region changes when the relay is there
+			put(s.Regions[r.RegionID], placeholder(r))
+		}
+	}
 	return regions
+}
+
+// placeholder holds the place of a relay that returns: a node that clients neither measure nor connect to. A region
+// without nodes is more than clients before v1.86 bear.
+func placeholder(r *tailnet.Relay) *tailcfg.DERPNode {
+	return &tailcfg.DERPNode{
+		Name: r.Name, RegionID: int(r.RegionID), HostName: r.Name + ".invalid", IPv4: "none", IPv6: "none",
+		STUNPort: -1, STUNOnly: true,
+	}
 }
 
 // RelayNode is a relay as it stands in the DERP map; nil where clients could not find it, because nobody knows an

@@ -94,6 +94,27 @@ func TestRelaysInTheMap(t *testing.T) {
 	await("the relay's region", func(v *state.View) bool { return v.DERPMap.Regions[901].RegionCode == "home" })
 	health(false)
 	await("the relay to be out", func(v *state.View) bool { return v.DERPMap == base })
+
+	// It returns in two steps: first its region, which clients cannot use, then itself.
+	if err := s.SetRelayHealth(t.Context(), r.ID, false, tailnet.RelayReturns); err != nil {
+		t.Fatal(err)
+	}
+	v = await("its region", func(v *state.View) bool { return v.DERPMap != base })
+	want = &tailcfg.DERPNode{Name: "home-1", RegionID: 901, HostName: "home-1.invalid", IPv4: "none", IPv6: "none", STUNPort: -1, STUNOnly: true}
+	if diff := cmp.Diff([]*tailcfg.DERPNode{want}, v.DERPMap.Regions[901].Nodes); diff != "" {
+		t.Errorf("a relay that returns (-want +got):\n%s", diff)
+	}
+	health(true)
+	await("the relay again", func(v *state.View) bool { return v.DERPMap.Regions[901].Nodes[0].IPv4 == "203.0.113.7" })
+	for _, drain := range []bool{true, false} {
+		if _, err := s.DrainRelay(t.Context(), r.ID, drain); err != nil {
+			t.Fatal(err)
+		}
+		await("the relay to be drained, and to return", func(v *state.View) bool { return (v.DERPMap == base) == drain })
+	}
+	if n := feed.Load().DERPMap.Regions[901].Nodes[0]; !n.STUNOnly {
+		t.Errorf("a relay that is drained no more returns as %+v, want in two steps", n)
+	}
 }
 
 // How relays of all kinds are found.

@@ -75,7 +75,7 @@ func (t *tx) enrolRelay(e RelayEnrolment, secret tailnet.Secret) (*tailnet.Relay
 	if err := t.mayEnrol(k, e.MachineKey); err != nil {
 		return nil, err
 	}
-	r := &tailnet.Relay{MachineKey: e.MachineKey, OutBecause: notProbed, CreatedAt: t.now}
+	r := &tailnet.Relay{MachineKey: e.MachineKey, OutBecause: tailnet.RelayNotProbed, CreatedAt: t.now}
 	if len(known) > 0 {
 		r = known[0]
 	}

@@ -16,8 +16,6 @@ const (
 	maxRelays            = 1000
 	maxRelayAddresses    = 32
 	maxRelayCertificates = 8
-
-	notProbed = "it has not answered a probe yet"
 )
 
 // RelayFilter chooses relays; zero fields choose all.
@@ -216,11 +214,15 @@ func (s *Store) SetRelayHealth(ctx context.Context, id tailnet.RelayID, healthy 
 	return err
 }
 
-// DrainRelay has a relay take nobody new and send the others away, or take clients again.
+// DrainRelay has a relay take nobody new and send the others away, or take clients again, for which it returns to the
+// DERP map as one that was out.
 func (s *Store) DrainRelay(ctx context.Context, id tailnet.RelayID, drain bool) (*tailnet.Relay, error) {
 	return s.changeRelay(ctx, "draining", id, func(_ *tx, r *tailnet.Relay) (bool, error) {
 		differs := r.Draining != drain
 		r.Draining = drain
+		if differs && !drain && r.Healthy {
+			r.Healthy, r.OutBecause = false, tailnet.RelayReturns
+		}
 		return differs, nil
 	})
 }

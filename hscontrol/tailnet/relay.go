@@ -38,6 +38,13 @@ type Relay struct {
 	Online bool `gorm:"-"`
 }
 
+// Reasons of OutBecause by which servers know what to do next.
+const (
+	RelayNotProbed = "it has not answered a probe yet"
+	RelayStopped   = "it was stopped"
+	RelayReturns   = "it is back, and clients are about to be told"
+)
+
 // RelayDescription is what a relay says of itself, and where it stands in the DERP map because of that.
 type RelayDescription struct {
 	Version  string
