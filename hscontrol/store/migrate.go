@@ -166,9 +166,6 @@ var relays = []string{
 // only the servers have.
 var secrets = []string{
 	`CREATE TABLE secrets (name text PRIMARY KEY, sealed {bytes} NOT NULL, created_at {time} NOT NULL)`,
-
-	// How a server's embedded relay is found, for the maps and the mesh of all.
-	`ALTER TABLE replicas ADD COLUMN relay text`,
 }
 
 // oldest is missing before version 4.

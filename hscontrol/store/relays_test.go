@@ -562,7 +562,7 @@ func TestMigrateRelays(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, statement := range []string{"ALTER TABLE replicas DROP COLUMN relay", "ALTER TABLE schema_version DROP COLUMN oldest", "UPDATE schema_version SET version = 2"} {
+		for _, statement := range []string{"ALTER TABLE schema_version DROP COLUMN oldest", "UPDATE schema_version SET version = 2"} {
 			if _, err := db.Exec(statement); err != nil {
 				t.Fatal(err)
 			}

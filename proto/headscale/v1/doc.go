@@ -2,4 +2,4 @@
 // files beside it, and the Go that was generated from them.
 package headscalev1
 
-//go:generate ./generate.sh
+//go:generate ../../generate.sh headscale/v1

@@ -2,4 +2,4 @@
 // beside it, and the Go that was generated from them.
 package relayv1
 
-//go:generate ./generate.sh
+//go:generate ../../generate.sh relay/v1

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes the Go files beside the .proto files. Needs protoc (Debian: protobuf-compiler); the plug-ins are built into a
-# temporary directory, at the versions written here.
+# proto/generate.sh DIR makes the Go files beside the .proto files of a directory of proto/. Needs protoc (Debian:
+# protobuf-compiler); the plug-ins are built into a temporary directory, at the versions written here.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")"
 
 GOBIN=$(mktemp -d)
 export GOBIN
@@ -13,4 +13,4 @@ go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 PATH="$GOBIN:$PATH" protoc -I . \
 	--go_out=. --go_opt=paths=source_relative \
 	--go-grpc_out=. --go-grpc_opt=paths=source_relative \
-	headscale/v1/*.proto
+	"$1"/*.proto
