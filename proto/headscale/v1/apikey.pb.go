@@ -303,6 +303,8 @@ func (*ExpireApiKeyResponse) Descriptor() ([]byte, []int) {
 
 type ListApiKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,9 +339,24 @@ func (*ListApiKeysRequest) Descriptor() ([]byte, []int) {
 	return file_headscale_v1_apikey_proto_rawDescGZIP(), []int{5}
 }
 
+func (x *ListApiKeysRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListApiKeysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListApiKeysResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ApiKeys       []*ApiKey              `protobuf:"bytes,1,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +396,13 @@ func (x *ListApiKeysResponse) GetApiKeys() []*ApiKey {
 		return x.ApiKeys
 	}
 	return nil
+}
+
+func (x *ListApiKeysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // DeleteApiKeyRequest names the key by exactly one of its members.
@@ -496,10 +520,14 @@ const file_headscale_v1_apikey_proto_rawDesc = "" +
 	"\x13ExpireApiKeyRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\"\x16\n" +
-	"\x14ExpireApiKeyResponse\"\x14\n" +
-	"\x12ListApiKeysRequest\"F\n" +
+	"\x14ExpireApiKeyResponse\"P\n" +
+	"\x12ListApiKeysRequest\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"n\n" +
 	"\x13ListApiKeysResponse\x12/\n" +
-	"\bapi_keys\x18\x01 \x03(\v2\x14.headscale.v1.ApiKeyR\aapiKeys\"=\n" +
+	"\bapi_keys\x18\x01 \x03(\v2\x14.headscale.v1.ApiKeyR\aapiKeys\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"=\n" +
 	"\x13DeleteApiKeyRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\"\x16\n" +

@@ -522,8 +522,10 @@ func (x *GetNodeResponse) GetNode() *Node {
 
 type ListNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`         // by name, e-mail or id; empty: all
-	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"; "*": all that the caller may see
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`                              // by name, e-mail or id; empty: all
+	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                      // empty: "default"; "*": all that the caller may see
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,9 +574,24 @@ func (x *ListNodesRequest) GetTailnet() string {
 	return ""
 }
 
+func (x *ListNodesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListNodesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListNodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,6 +631,13 @@ func (x *ListNodesResponse) GetNodes() []*Node {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *ListNodesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type SetTagsRequest struct {
@@ -1546,12 +1570,16 @@ const file_headscale_v1_node_proto_rawDesc = "" +
 	"\x0eGetNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"9\n" +
 	"\x0fGetNodeResponse\x12&\n" +
-	"\x04node\x18\x01 \x01(\v2\x12.headscale.v1.NodeR\x04node\"@\n" +
+	"\x04node\x18\x01 \x01(\v2\x12.headscale.v1.NodeR\x04node\"|\n" +
 	"\x10ListNodesRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
-	"\atailnet\x18d \x01(\tR\atailnet\"=\n" +
+	"\atailnet\x18d \x01(\tR\atailnet\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"e\n" +
 	"\x11ListNodesResponse\x12(\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x12.headscale.v1.NodeR\x05nodes\"=\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x12.headscale.v1.NodeR\x05nodes\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"=\n" +
 	"\x0eSetTagsRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
 	"\x04tags\x18\x02 \x03(\tR\x04tags\"9\n" +

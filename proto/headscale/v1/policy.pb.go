@@ -1192,8 +1192,10 @@ func (x *RegionChange) GetRegion() string {
 
 type ListPolicyVersionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tailnet       string                 `protobuf:"bytes,1,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"
-	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`    // 0: 100
+	Tailnet       string                 `protobuf:"bytes,1,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                        // empty: "default"
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`                           // 0: 100
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1242,9 +1244,24 @@ func (x *ListPolicyVersionsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListPolicyVersionsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPolicyVersionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListPolicyVersionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Versions      []*PolicyVersion       `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"` // newest first
+	Versions      []*PolicyVersion       `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`                                    // newest first
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1284,6 +1301,13 @@ func (x *ListPolicyVersionsResponse) GetVersions() []*PolicyVersion {
 		return x.Versions
 	}
 	return nil
+}
+
+func (x *ListPolicyVersionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type PolicyVersion struct {
@@ -1839,12 +1863,16 @@ const file_headscale_v1_policy_proto_rawDesc = "" +
 	"\fRegionChange\x12\x12\n" +
 	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x16\n" +
-	"\x06region\x18\x03 \x01(\tR\x06region\"K\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\"\x87\x01\n" +
 	"\x19ListPolicyVersionsRequest\x12\x18\n" +
 	"\atailnet\x18\x01 \x01(\tR\atailnet\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\rR\x05limit\"U\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"}\n" +
 	"\x1aListPolicyVersionsResponse\x127\n" +
-	"\bversions\x18\x01 \x03(\v2\x1b.headscale.v1.PolicyVersionR\bversions\"\xdb\x01\n" +
+	"\bversions\x18\x01 \x03(\v2\x1b.headscale.v1.PolicyVersionR\bversions\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"\xdb\x01\n" +
 	"\rPolicyVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x129\n" +
 	"\n" +

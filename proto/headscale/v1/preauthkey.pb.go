@@ -478,8 +478,10 @@ func (*DeletePreAuthKeyResponse) Descriptor() ([]byte, []int) {
 
 type ListPreAuthKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                // empty: "default"; "*": all that the caller may see
-	UserRef       string                 `protobuf:"bytes,101,opt,name=user_ref,json=userRef,proto3" json:"user_ref,omitempty"` // empty: of every user, and those that have only tags
+	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                      // empty: "default"; "*": all that the caller may see
+	UserRef       string                 `protobuf:"bytes,101,opt,name=user_ref,json=userRef,proto3" json:"user_ref,omitempty"`       // empty: of every user, and those that have only tags
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,9 +530,24 @@ func (x *ListPreAuthKeysRequest) GetUserRef() string {
 	return ""
 }
 
+func (x *ListPreAuthKeysRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPreAuthKeysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListPreAuthKeysResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PreAuthKeys   []*PreAuthKey          `protobuf:"bytes,1,rep,name=pre_auth_keys,json=preAuthKeys,proto3" json:"pre_auth_keys,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,6 +587,13 @@ func (x *ListPreAuthKeysResponse) GetPreAuthKeys() []*PreAuthKey {
 		return x.PreAuthKeys
 	}
 	return nil
+}
+
+func (x *ListPreAuthKeysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 var File_headscale_v1_preauthkey_proto protoreflect.FileDescriptor
@@ -615,12 +639,16 @@ const file_headscale_v1_preauthkey_proto_rawDesc = "" +
 	"\x17DeletePreAuthKeyRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03key\x18d \x01(\tR\x03key\"\x1a\n" +
-	"\x18DeletePreAuthKeyResponse\"M\n" +
+	"\x18DeletePreAuthKeyResponse\"\x89\x01\n" +
 	"\x16ListPreAuthKeysRequest\x12\x18\n" +
 	"\atailnet\x18d \x01(\tR\atailnet\x12\x19\n" +
-	"\buser_ref\x18e \x01(\tR\auserRef\"W\n" +
+	"\buser_ref\x18e \x01(\tR\auserRef\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"\x7f\n" +
 	"\x17ListPreAuthKeysResponse\x12<\n" +
-	"\rpre_auth_keys\x18\x01 \x03(\v2\x18.headscale.v1.PreAuthKeyR\vpreAuthKeysB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
+	"\rpre_auth_keys\x18\x01 \x03(\v2\x18.headscale.v1.PreAuthKeyR\vpreAuthKeys\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageTokenB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
 
 var (
 	file_headscale_v1_preauthkey_proto_rawDescOnce sync.Once

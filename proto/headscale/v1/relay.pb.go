@@ -254,6 +254,8 @@ func (x *CreateRelayKeyResponse) GetControlUrl() string {
 
 type ListRelayKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,9 +290,24 @@ func (*ListRelayKeysRequest) Descriptor() ([]byte, []int) {
 	return file_headscale_v1_relay_proto_rawDescGZIP(), []int{3}
 }
 
+func (x *ListRelayKeysRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRelayKeysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListRelayKeysResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RelayKeys     []*RelayKey            `protobuf:"bytes,1,rep,name=relay_keys,json=relayKeys,proto3" json:"relay_keys,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +347,13 @@ func (x *ListRelayKeysResponse) GetRelayKeys() []*RelayKey {
 		return x.RelayKeys
 	}
 	return nil
+}
+
+func (x *ListRelayKeysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // DeleteRelayKeyRequest names the key by exactly one of its members. Relays that it let in stay.
@@ -812,7 +836,9 @@ func (x *RelayTraffic) GetReceived() uint64 {
 
 type ListRelaysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tailnet       string                 `protobuf:"bytes,1,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // those that serve its nodes; empty: all that the caller may see
+	Tailnet       string                 `protobuf:"bytes,1,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                        // those that serve its nodes; empty: all that the caller may see
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -854,9 +880,24 @@ func (x *ListRelaysRequest) GetTailnet() string {
 	return ""
 }
 
+func (x *ListRelaysRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRelaysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListRelaysResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Relays        []*Relay               `protobuf:"bytes,1,rep,name=relays,proto3" json:"relays,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -896,6 +937,13 @@ func (x *ListRelaysResponse) GetRelays() []*Relay {
 		return x.Relays
 	}
 	return nil
+}
+
+func (x *ListRelaysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type RemoveRelayRequest struct {
@@ -1215,11 +1263,15 @@ const file_headscale_v1_relay_proto_rawDesc = "" +
 	"\x16CreateRelayKeyResponse\x123\n" +
 	"\trelay_key\x18\x01 \x01(\v2\x16.headscale.v1.RelayKeyR\brelayKey\x12\x1f\n" +
 	"\vcontrol_url\x18\x02 \x01(\tR\n" +
-	"controlUrl\"\x16\n" +
-	"\x14ListRelayKeysRequest\"N\n" +
+	"controlUrl\"R\n" +
+	"\x14ListRelayKeysRequest\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"v\n" +
 	"\x15ListRelayKeysResponse\x125\n" +
 	"\n" +
-	"relay_keys\x18\x01 \x03(\v2\x16.headscale.v1.RelayKeyR\trelayKeys\"9\n" +
+	"relay_keys\x18\x01 \x03(\v2\x16.headscale.v1.RelayKeyR\trelayKeys\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"9\n" +
 	"\x15DeleteRelayKeyRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"\x18\n" +
@@ -1268,11 +1320,15 @@ const file_headscale_v1_relay_proto_rawDesc = "" +
 	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\">\n" +
 	"\fRelayTraffic\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x04R\x04sent\x12\x1a\n" +
-	"\breceived\x18\x02 \x01(\x04R\breceived\"-\n" +
+	"\breceived\x18\x02 \x01(\x04R\breceived\"i\n" +
 	"\x11ListRelaysRequest\x12\x18\n" +
-	"\atailnet\x18\x01 \x01(\tR\atailnet\"A\n" +
+	"\atailnet\x18\x01 \x01(\tR\atailnet\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"i\n" +
 	"\x12ListRelaysResponse\x12+\n" +
-	"\x06relays\x18\x01 \x03(\v2\x13.headscale.v1.RelayR\x06relays\"*\n" +
+	"\x06relays\x18\x01 \x03(\v2\x13.headscale.v1.RelayR\x06relays\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"*\n" +
 	"\x12RemoveRelayRequest\x12\x14\n" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\"\x15\n" +
 	"\x13RemoveRelayResponse\"=\n" +

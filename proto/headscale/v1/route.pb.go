@@ -127,7 +127,9 @@ func (x *Route) GetUpdatedAt() *timestamppb.Timestamp {
 
 type GetRoutesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // empty: "default"; "*": all that the caller may see
+	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                      // empty: "default"; "*": all that the caller may see
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,9 +171,24 @@ func (x *GetRoutesRequest) GetTailnet() string {
 	return ""
 }
 
+func (x *GetRoutesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetRoutesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type GetRoutesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Routes        []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,9 +230,18 @@ func (x *GetRoutesResponse) GetRoutes() []*Route {
 	return nil
 }
 
+func (x *GetRoutesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 type GetNodeRoutesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -257,9 +283,24 @@ func (x *GetNodeRoutesRequest) GetNodeId() uint64 {
 	return 0
 }
 
+func (x *GetNodeRoutesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetNodeRoutesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type GetNodeRoutesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Routes        []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,6 +340,13 @@ func (x *GetNodeRoutesResponse) GetRoutes() []*Route {
 		return x.Routes
 	}
 	return nil
+}
+
+func (x *GetNodeRoutesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type EnableRouteRequest struct {
@@ -559,15 +607,23 @@ const file_headscale_v1_route_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\",\n" +
+	"updated_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"h\n" +
 	"\x10GetRoutesRequest\x12\x18\n" +
-	"\atailnet\x18d \x01(\tR\atailnet\"@\n" +
+	"\atailnet\x18d \x01(\tR\atailnet\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"h\n" +
 	"\x11GetRoutesResponse\x12+\n" +
-	"\x06routes\x18\x01 \x03(\v2\x13.headscale.v1.RouteR\x06routes\"/\n" +
+	"\x06routes\x18\x01 \x03(\v2\x13.headscale.v1.RouteR\x06routes\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"k\n" +
 	"\x14GetNodeRoutesRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"D\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"l\n" +
 	"\x15GetNodeRoutesResponse\x12+\n" +
-	"\x06routes\x18\x01 \x03(\v2\x13.headscale.v1.RouteR\x06routes\"/\n" +
+	"\x06routes\x18\x01 \x03(\v2\x13.headscale.v1.RouteR\x06routes\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"/\n" +
 	"\x12EnableRouteRequest\x12\x19\n" +
 	"\broute_id\x18\x01 \x01(\x04R\arouteId\"\x15\n" +
 	"\x13EnableRouteResponse\"0\n" +

@@ -222,6 +222,8 @@ func (x *CreateTailnetResponse) GetTailnet() *Tailnet {
 
 type ListTailnetsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      uint32                 `protobuf:"varint,110,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // at most so many of the list, up to 1000; 0: all, or with a page_token 100
+	PageToken     string                 `protobuf:"bytes,111,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // the next_page_token of the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -256,9 +258,24 @@ func (*ListTailnetsRequest) Descriptor() ([]byte, []int) {
 	return file_headscale_v1_tailnet_proto_rawDescGZIP(), []int{3}
 }
 
+func (x *ListTailnetsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTailnetsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListTailnetsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tailnets      []*Tailnet             `protobuf:"bytes,1,rep,name=tailnets,proto3" json:"tailnets,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,110,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: this was the last page, or pages were not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -298,6 +315,13 @@ func (x *ListTailnetsResponse) GetTailnets() []*Tailnet {
 		return x.Tailnets
 	}
 	return nil
+}
+
+func (x *ListTailnetsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type DeleteTailnetRequest struct {
@@ -399,10 +423,14 @@ const file_headscale_v1_tailnet_proto_rawDesc = "" +
 	"\tprefix_v4\x18\x02 \x01(\tR\bprefixV4\x12\x1b\n" +
 	"\tprefix_v6\x18\x03 \x01(\tR\bprefixV6\"H\n" +
 	"\x15CreateTailnetResponse\x12/\n" +
-	"\atailnet\x18\x01 \x01(\v2\x15.headscale.v1.TailnetR\atailnet\"\x15\n" +
-	"\x13ListTailnetsRequest\"I\n" +
+	"\atailnet\x18\x01 \x01(\v2\x15.headscale.v1.TailnetR\atailnet\"Q\n" +
+	"\x13ListTailnetsRequest\x12\x1b\n" +
+	"\tpage_size\x18n \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18o \x01(\tR\tpageToken\"q\n" +
 	"\x14ListTailnetsResponse\x121\n" +
-	"\btailnets\x18\x01 \x03(\v2\x15.headscale.v1.TailnetR\btailnets\"*\n" +
+	"\btailnets\x18\x01 \x03(\v2\x15.headscale.v1.TailnetR\btailnets\x12&\n" +
+	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\"*\n" +
 	"\x14DeleteTailnetRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
 	"\x15DeleteTailnetResponseB?Z=github.com/keelscale/keelscale/proto/headscale/v1;headscalev1b\x06proto3"
