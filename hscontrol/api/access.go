@@ -2,10 +2,8 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -13,6 +11,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -20,41 +19,31 @@ import (
 // allTailnets in a list request asks for everything that the caller may see.
 const allTailnets = "*"
 
-// caller is who makes a call.
-type caller struct {
-	tailnet tailnet.ID // the only one that they may see; zero: all
-	via     string     // "cli" or "api"
-	who     string     // a user of this machine, or an API key by its prefix; empty: not known
-	from    string     // "unix socket", or an address
-}
-
-type callerKey struct{}
-
-func callerOf(ctx context.Context) caller {
-	c, _ := ctx.Value(callerKey{}).(caller)
-	return c
-}
-
 // trust is for those who can open the unix socket.
 func (s *Server) trust(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	c := caller{via: "cli", from: "unix socket"}
+	c := access.Caller{Via: tailnet.ViaCLI, From: "unix socket"}
 	if p, ok := peer.FromContext(ctx); ok {
 		if person, ok := p.AuthInfo.(person); ok {
-			c.who = person.name
+			c.Who = person.name
 		}
 	}
-	return next(context.WithValue(ctx, callerKey{}, c), req)
+	return next(access.With(ctx, c), req)
 }
 
-// authenticate asks for an API key.
-func (s *Server) authenticate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	from := address(ctx)
-	key, err := s.bearer(ctx, from)
-	if err != nil {
-		return nil, err
+// authenticate asks for an API key, at one of the doors.
+func (s *Server) authenticate(via string) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		var authorization string
+		if sent := metadata.ValueFromIncomingContext(ctx, "authorization"); len(sent) > 0 {
+			authorization = sent[0]
+		}
+		c, err := s.guard.Authenticate(ctx, authorization, address(ctx))
+		if err != nil {
+			return nil, err
+		}
+		c.Via = via
+		return next(access.With(ctx, c), req)
 	}
-	c := caller{tailnet: key.TailnetID, via: "api", who: "API key " + key.Prefix, from: from}
-	return next(context.WithValue(ctx, callerKey{}, c), req)
 }
 
 // address is where a call comes from, without its port.
@@ -70,33 +59,9 @@ func address(ctx context.Context) string {
 	return from
 }
 
-func (s *Server) bearer(ctx context.Context, from string) (*tailnet.APIKey, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	for _, v := range md.Get("authorization") {
-		scheme, secret, ok := strings.Cut(v, " ")
-		if !ok || !strings.EqualFold(scheme, "Bearer") {
-			continue
-		}
-		secret, now := strings.TrimSpace(secret), s.cfg.Now()
-		if err := s.meters.guess(from, secret, now); err != nil {
-			return nil, err
-		}
-		key, err := s.cfg.Store.VerifyAPIKey(ctx, secret)
-		if err == nil {
-			return key, s.meters.call(key.ID, secret, now)
-		}
-		if errors.Is(err, tailnet.ErrAPIKeyRefused) {
-			s.meters.failed(from, now)
-			return nil, fmt.Errorf("%w; make another with headscale apikeys create on the server", err)
-		}
-		return nil, fmt.Errorf("checking the API key: %w", err)
-	}
-	return nil, status.Error(codes.Unauthenticated, "an API key is needed: make one with headscale apikeys create on the server")
-}
-
 // everything refuses callers who may see one tailnet only.
 func everything(ctx context.Context) error {
-	if callerOf(ctx).tailnet != 0 {
+	if access.Of(ctx).Tailnet != 0 {
 		return status.Error(codes.PermissionDenied, "this API key is for one tailnet only, and this is about all of them")
 	}
 	return nil
@@ -104,7 +69,7 @@ func everything(ctx context.Context) error {
 
 // tailnetNamed is the tailnet of that name; of an empty name the caller's own, or the default.
 func (s *Server) tailnetNamed(ctx context.Context, name string) (*tailnet.Tailnet, error) {
-	bound := callerOf(ctx).tailnet
+	bound := access.Of(ctx).Tailnet
 	if bound == 0 {
 		return s.cfg.Store.FindTailnet(ctx, name)
 	}
@@ -123,7 +88,7 @@ func (s *Server) tailnetNamed(ctx context.Context, name string) (*tailnet.Tailne
 // tailnetOrAll is what a list request asks for. Zero means all.
 func (s *Server) tailnetOrAll(ctx context.Context, name string) (tailnet.ID, error) {
 	if name == allTailnets {
-		return callerOf(ctx).tailnet, nil
+		return access.Of(ctx).Tailnet, nil
 	}
 	t, err := s.tailnetNamed(ctx, name)
 	if err != nil {
@@ -146,8 +111,7 @@ func (s *Server) ownerFilter(ctx context.Context, id tailnet.ID, ref string) (ta
 
 // mayReach reports whether the caller may see what belongs to the tailnet.
 func mayReach(ctx context.Context, id tailnet.ID) bool {
-	bound := callerOf(ctx).tailnet
-	return bound == 0 || bound == id
+	return access.Of(ctx).Sees(id)
 }
 
 // node finds a node that the caller may see.

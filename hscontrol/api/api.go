@@ -3,8 +3,8 @@
 // The way of a call through the files of this package:
 //
 //	listen.go    limits, deadline, log, recovery
-//	access.go    who calls (an API key, or someone on this machine: person.go), and which tailnets they may see
-//	limits.go    how often
+//	access.go    who calls (an API key: access/guard.go, or someone on this machine: person.go), and which tailnets they
+//	             may see
 //	users.go, nodes.go, relays.go, ...   one use case of the store each
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
@@ -21,6 +21,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -106,8 +107,8 @@ type Reloaded struct {
 // Server is the service. It may be served by several listeners at once; see [Server.Local] and [Server.Remote].
 type Server struct {
 	headscalev1.UnimplementedHeadscaleServiceServer
-	cfg    Config
-	meters meters
+	cfg   Config
+	guard *access.Guard
 }
 
 // NewServer makes the service. It starts nothing.
@@ -118,5 +119,5 @@ func NewServer(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{cfg: cfg}
+	return &Server{cfg: cfg, guard: access.NewGuard(cfg.Store, cfg.Now)}
 }

@@ -7,6 +7,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -16,7 +17,7 @@ func (s *Server) CreateApiKey(ctx context.Context, req *headscalev1.CreateApiKey
 	if err != nil {
 		return nil, err
 	}
-	bound := callerOf(ctx).tailnet
+	bound := access.Of(ctx).Tailnet
 	if name := req.GetTailnet(); name != "" {
 		t, err := s.tailnetNamed(ctx, name)
 		if err != nil {

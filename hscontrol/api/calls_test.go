@@ -145,7 +145,7 @@ func TestPolicy(t *testing.T) {
 	if _, err := b.remote.SetPolicy(ctx, &headscalev1.SetPolicyRequest{Policy: "{}"}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := b.remote.GetPolicy(ctx, &headscalev1.GetPolicyRequest{}); err != nil || got.GetSource() != "api" {
+	if got, err := b.remote.GetPolicy(ctx, &headscalev1.GetPolicyRequest{}); err != nil || got.GetSource() != "grpc" {
 		t.Errorf("got %v, %v, want the source api", got, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -32,6 +33,8 @@ var codeOf = []struct {
 	{tailnet.ErrReadOnly, codes.Unavailable},
 	{tailnet.ErrTooNew, codes.Internal},
 	{tailnet.ErrStale, codes.Aborted},
+	{access.ErrNoKey, codes.Unauthenticated},
+	{access.ErrForbidden, codes.PermissionDenied},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }

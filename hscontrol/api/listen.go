@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 const (
@@ -32,7 +34,7 @@ func (s *Server) Local(opts ...grpc.ServerOption) *grpc.Server {
 
 // Remote is a gRPC server for TCP: each call needs an API key, "authorization: Bearer hskey-api-…". TLS is an option.
 func (s *Server) Remote(opts ...grpc.ServerOption) *grpc.Server {
-	return s.listener(s.authenticate, opts)
+	return s.listener(s.authenticate(tailnet.ViaGRPC), opts)
 }
 
 func (s *Server) listener(who grpc.UnaryServerInterceptor, opts []grpc.ServerOption) *grpc.Server {
@@ -41,7 +43,7 @@ func (s *Server) listener(who grpc.UnaryServerInterceptor, opts []grpc.ServerOpt
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(connectTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime}),
-		grpc.ChainUnaryInterceptor(s.guard, who, s.tell),
+		grpc.ChainUnaryInterceptor(s.protect, who, s.tell),
 		grpc.StreamInterceptor(asOne(who)),
 	}, opts...)
 	g := grpc.NewServer(opts...)
@@ -62,9 +64,9 @@ func asOne(who grpc.UnaryServerInterceptor) grpc.StreamServerInterceptor {
 	}
 }
 
-// guard gives each call its deadline, translates its error, logs what is the server's own fault, and keeps a panic
+// protect gives each call its deadline, translates its error, logs what is the server's own fault, and keeps a panic
 // from taking the server along.
-func (s *Server) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+func (s *Server) protect(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	log := s.cfg.Log.With(slog.String("method", info.FullMethod))
 	defer func() {
 		if p := recover(); p != nil {

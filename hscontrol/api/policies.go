@@ -13,6 +13,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/policy"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -137,8 +138,8 @@ func (s *Server) putPolicy(ctx context.Context, t *tailnet.Tailnet, v tailnet.Po
 			return done, err
 		}
 	}
-	who := callerOf(ctx)
-	v.TailnetID, v.Source, v.Author, v.Origin = t.ID, who.via, who.who, who.from
+	who := access.Of(ctx)
+	v.TailnetID, v.Source, v.Author, v.Origin = t.ID, who.Via, who.Who, who.From
 	if done.version, err = s.cfg.Store.PutPolicyVersion(ctx, v); err != nil {
 		return done, err
 	}

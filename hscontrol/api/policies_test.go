@@ -98,7 +98,7 @@ func TestPolicyHistory(t *testing.T) {
 	me := myName(t)
 	want := []*headscalev1.PolicyVersion{
 		{Version: back.GetVersion(), Source: "cli", Author: me, Origin: "unix socket", Note: "rollback to version 1", InForce: true},
-		{Version: 2, Source: "api", Author: "API key " + keys.GetApiKeys()[0].GetPrefix(), Origin: "@"},
+		{Version: 2, Source: "grpc", Author: "apikey:" + keys.GetApiKeys()[0].GetPrefix(), Origin: "@"},
 		{Version: 1, Source: "cli", Author: me, Origin: "unix socket", Note: "at first"},
 	}
 	if diff := cmp.Diff(want, got.GetVersions(), protocmp.Transform(), protocmp.IgnoreFields(&headscalev1.PolicyVersion{}, "created_at")); diff != "" {

@@ -10,6 +10,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -145,7 +146,7 @@ func (s *Server) preAuthKey(ctx context.Context, id uint64, text string) (tailne
 		}
 		return k.ID, nil
 	}
-	if bound := callerOf(ctx).tailnet; bound != 0 {
+	if bound := access.Of(ctx).Tailnet; bound != 0 {
 		keys, err := s.cfg.Store.ListPreAuthKeys(ctx, store.KeyFilter{TailnetID: bound})
 		if err != nil {
 			return 0, err

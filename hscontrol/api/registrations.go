@@ -13,6 +13,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -75,8 +76,8 @@ func (s *Server) waiting(ctx context.Context, id string, approve bool) (*tailnet
 		return nil, invalid("%w", err)
 	}
 	if ref.ID != "" {
-		by := callerOf(ctx)
-		_, err := s.cfg.Store.DecideSSHCheck(ctx, store.SSHDecision{ID: ref.ID, Approve: approve, By: by.who, Within: by.tailnet})
+		by := access.Of(ctx)
+		_, err := s.cfg.Store.DecideSSHCheck(ctx, store.SSHDecision{ID: ref.ID, Approve: approve, By: by.Who, Within: by.Tailnet})
 		if !errors.Is(err, tailnet.ErrNotFound) {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -22,7 +23,7 @@ func (s *Server) CreateRelayKey(ctx context.Context, req *headscalev1.CreateRela
 	if err != nil {
 		return nil, err
 	}
-	k := tailnet.RelayKey{TailnetID: callerOf(ctx).tailnet, Reusable: req.GetReusable(), Description: req.GetDescription(), ExpiresAt: expiration}
+	k := tailnet.RelayKey{TailnetID: access.Of(ctx).Tailnet, Reusable: req.GetReusable(), Description: req.GetDescription(), ExpiresAt: expiration}
 	if name := req.GetTailnet(); name != "" {
 		t, err := s.tailnetNamed(ctx, name)
 		if err != nil {

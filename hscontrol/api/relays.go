@@ -12,6 +12,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -19,7 +20,7 @@ import (
 
 // ListRelays lists the relays that enrolled, and the one inside this server, with how they do.
 func (s *Server) ListRelays(ctx context.Context, req *headscalev1.ListRelaysRequest) (*headscalev1.ListRelaysResponse, error) {
-	f := store.RelayFilter{OwnedBy: callerOf(ctx).tailnet}
+	f := store.RelayFilter{OwnedBy: access.Of(ctx).Tailnet}
 	if name := req.GetTailnet(); name != "" && name != allTailnets {
 		t, err := s.tailnetNamed(ctx, name)
 		if err != nil {

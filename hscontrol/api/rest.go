@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // REST is the service once more, over HTTP and JSON below /api/v1. What a call does, and who may make it, is decided by
@@ -90,6 +92,7 @@ func (g *gateway) call(w http.ResponseWriter, r *http.Request, op operation, met
 		message = req.(proto.Message)
 		return nil
 	}
+	authenticate := g.server.authenticate(tailnet.ViaREST)
 	intercept := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		read := func(ctx context.Context, req any) (any, error) {
 			if err := g.read(ctx, w, r, op, message, style); err != nil {
@@ -98,8 +101,8 @@ func (g *gateway) call(w http.ResponseWriter, r *http.Request, op operation, met
 			return next(ctx, req)
 		}
 		tell := func(ctx context.Context, req any) (any, error) { return g.server.tell(ctx, req, info, read) }
-		who := func(ctx context.Context, req any) (any, error) { return g.server.authenticate(ctx, req, info, tell) }
-		return g.server.guard(ctx, req, info, who)
+		who := func(ctx context.Context, req any) (any, error) { return authenticate(ctx, req, info, tell) }
+		return g.server.protect(ctx, req, info, who)
 	}
 	ctx := grpc.NewContextWithServerTransportStream(incoming(r), headers{w.Header()})
 	resp, err := method.Handler(g.server, ctx, decode, intercept)

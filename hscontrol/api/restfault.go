@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 )
 
 // errTooLong refuses a body that is too long.
@@ -47,7 +49,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="headscale"`)
 	}
 	if code == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wrongEvery.Seconds())))
+		w.Header().Set("Retry-After", strconv.Itoa(int(access.RetryAfter.Seconds())))
 	}
 	problem(w, r, trouble{status: code, code: s.Code(), text: s.Message()})
 }

@@ -56,7 +56,7 @@ type PolicyVersion struct {
 	ID        uint64 `gorm:"primaryKey"`
 	TailnetID ID     `gorm:"not null;index"`
 	Text      string `gorm:"not null"` // HuJSON
-	Source    string `gorm:"not null"` // by which door it came: "cli", "api", "file /etc/headscale/acl.hujson"
+	Source    string `gorm:"not null"` // by which door it came: "cli", "grpc", "file /etc/headscale/acl.hujson"
 	Author    string `gorm:"not null"` // who set it: a user of the machine, an API key by its prefix; empty: not known
 	Origin    string `gorm:"not null"` // from where: an address, "unix socket"; empty: not known
 	Note      string `gorm:"not null"` // the author's own words

@@ -1,14 +1,13 @@
-package api
+package access
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -24,6 +23,9 @@ const (
 	maxMeters      = 4096             // of each kind
 )
 
+// RetryAfter is how long who was refused with ErrTooMany should wait.
+const RetryAfter = wrongEvery
+
 // meters count what each key and each address asks. The zero meters are ready.
 type meters struct {
 	mu     sync.Mutex
@@ -33,8 +35,8 @@ type meters struct {
 }
 
 var (
-	errTooManyCalls = status.Errorf(codes.ResourceExhausted, "too many calls with this API key: %d in a second at most", callsPerSecond)
-	errTooManyWrong = status.Error(codes.ResourceExhausted, "too many wrong API keys came from this address: wait a little")
+	errTooManyCalls = fmt.Errorf("%w: too many calls with this API key: %d in a second at most", tailnet.ErrTooMany, callsPerSecond)
+	errTooManyWrong = fmt.Errorf("%w: too many wrong API keys came from this address: wait a little", tailnet.ErrTooMany)
 )
 
 // guess refuses a key unread that comes from where too many wrong ones came from, so that guessing is slow. Others
