@@ -21,6 +21,7 @@ var migrations = [][]string{
 	sshChecks,
 	relays,
 	secrets,
+	ledger,
 }
 
 // oldestProgram is the least version of the schema that a program must know to use a database that this program
@@ -166,6 +167,12 @@ var relays = []string{
 // only the servers have.
 var secrets = []string{
 	`CREATE TABLE secrets (name text PRIMARY KEY, sealed {bytes} NOT NULL, created_at {time} NOT NULL)`,
+
+	// The relays inside them; see replicarelay.go. A row outlives its replica, so that a server that starts again has
+	// the same place.
+	`CREATE TABLE replica_relays (
+		derp_key text PRIMARY KEY, place {int} NOT NULL, replica text NOT NULL,
+		about text NOT NULL, load text NOT NULL, seen_at {time} NOT NULL)`,
 }
 
 // oldest is missing before version 4.

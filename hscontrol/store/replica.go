@@ -105,6 +105,10 @@ func (t *tx) forgetDead() error {
 	if !t.s.engine.shared() {
 		return nil
 	}
-	_, err := t.exec(forgetDead)
-	return err
+	for _, statement := range []string{forgetDead, forgetRelays} {
+		if _, err := t.exec(statement); err != nil {
+			return err
+		}
+	}
+	return nil
 }
