@@ -557,7 +557,8 @@ func TestMigrateRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		db := raw(t, cfg)
-		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays"} {
+		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays",
+			"webhook_marks", "webhook_deliveries", "webhooks", "audit_streams", "audit_head", "audit"} {
 			if _, err := db.Exec("DROP TABLE " + table); err != nil {
 				t.Fatal(err)
 			}

@@ -11,8 +11,11 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// ensureDefault makes the tailnet that exists from the start.
+// ensureDefault makes the tailnet that exists from the start, and the head of the audit log.
 func (s *Store) ensureDefault(t *tx) error {
+	if _, err := t.exec("INSERT INTO audit_head (id, last, hash) VALUES (1, 0, ?)"+orNothing, make([]byte, len(tailnet.AuditHash{}))); err != nil {
+		return err
+	}
 	return t.edit().Exec("INSERT INTO tailnets (name, created_at) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
 		tailnet.DefaultName, t.now).Error
 }
