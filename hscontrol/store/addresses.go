@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -90,8 +91,14 @@ func (t *tx) freeAddr(n *tailnet.Node, f family) (netip.Addr, error) {
 	return addr, nil
 }
 
-// taken reports whether another node of the tailnet has that name or address. While the transaction guesses, nothing is.
+// taken reports whether another node of the tailnet has that name or address, or a service that address.
+// While the transaction guesses, no other node has.
 func (t *tx) taken(n *tailnet.Node, column, value string) (bool, error) {
+	if strings.HasPrefix(column, "ipv") {
+		if there, err := t.exists("SELECT 1 FROM services WHERE tailnet_id = ? AND "+column+" = ?", int64(n.TailnetID), value); err != nil || there {
+			return there, err
+		}
+	}
 	if t.guess {
 		return false, nil
 	}
@@ -99,7 +106,8 @@ func (t *tx) taken(n *tailnet.Node, column, value string) (bool, error) {
 }
 
 func (t *tx) takenAddrs(id tailnet.ID, column string) (map[netip.Addr]bool, error) {
-	rows, err := t.query("SELECT "+column+" FROM nodes WHERE tailnet_id = ? AND "+column+" IS NOT NULL", int64(id))
+	of := column + " FROM nodes WHERE tailnet_id = ? AND " + column + " IS NOT NULL"
+	rows, err := t.query("SELECT "+of+" UNION ALL SELECT "+strings.Replace(of, "nodes", "services", 1), int64(id), int64(id))
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +186,9 @@ func (t *tx) claimAddr(n *tailnet.Node, f family, a netip.Addr) error {
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
+	}
+	if there, err := t.exists("SELECT 1 FROM services WHERE tailnet_id = ? AND "+f.column+" = ?", int64(n.TailnetID), a.String()); err != nil || there {
+		return errors.Join(err, fmt.Errorf("address %s: %w: a service has it", a, tailnet.ErrExists))
 	}
 	*f.addr(n) = a
 	return nil

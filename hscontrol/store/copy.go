@@ -22,6 +22,7 @@ type CopyOptions struct {
 var copied = []string{
 	"tailnets", "changes", "users", "pre_auth_keys", "api_keys", "policy_versions", "nodes", "sessions", "registrations", "ssh_checks",
 	"relay_keys", "relay_regions", "relays", "relay_removals", "relay_sessions", "relay_loads", "relay_traffic",
+	"tailnet_settings", "node_attributes", "services", "user_invites",
 	"audit", "audit_head", "audit_streams", "webhooks", "webhook_deliveries", "webhook_marks",
 }
 

@@ -216,6 +216,9 @@ func (v *view) fill(d *tailnet.Delta, id tailnet.ID) (err error) {
 	if d.Regions, err = v.regions(id); err != nil {
 		return err
 	}
+	if d.Settings, err = readSettings(v, id); err != nil {
+		return err
+	}
 	d.Policy, err = newestPolicy(v.look(), id)
 	return err
 }
@@ -267,6 +270,11 @@ func (v *view) pick(d *tailnet.Delta, id tailnet.ID, changed map[string][]uint64
 	}
 	if len(changed[kindRelay])+len(changed[kindRegion]) > 0 {
 		if d.Regions, err = v.regions(id); err != nil {
+			return err
+		}
+	}
+	if len(changed[kindSettings]) > 0 {
+		if d.Settings, err = readSettings(v, id); err != nil {
 			return err
 		}
 	}

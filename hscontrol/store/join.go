@@ -35,6 +35,7 @@ type grant struct {
 	user    tailnet.UserID // zero for a tagged node
 	tags    []string
 	asked   bool // the tags were asked for by the client, not given by the key
+	open    bool // nobody has to approve the node where that is asked for
 	key     tailnet.KeyID
 }
 
@@ -70,7 +71,7 @@ func (t *tx) joinWithKey(secret tailnet.Secret, j Join) (*tailnet.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the key: %w", err)
 	}
-	g := grant{tailnet: k.TailnetID, user: k.UserID, tags: k.Tags, key: k.ID}
+	g := grant{tailnet: k.TailnetID, user: k.UserID, tags: k.Tags, key: k.ID, open: k.Preauthorized}
 	if len(g.tags) == 0 && len(j.Tags) > 0 {
 		g.tags, g.asked = j.Tags, true
 	}
@@ -244,6 +245,13 @@ func (t *tx) joinNew(g grant, j Join) (*tailnet.Node, error) {
 // describe is the row of a new node.
 func (t *tx) describe(g grant, j Join) (*tailnet.Node, error) {
 	n := &tailnet.Node{TailnetID: g.tailnet, MachineKey: j.MachineKey, Hostinfo: &tailcfg.Hostinfo{}}
+	if !g.open {
+		set, err := t.settings(g.tailnet)
+		if err != nil {
+			return nil, err
+		}
+		n.Unauthorized = set.DevicesApproval
+	}
 	g.apply(n, j)
 	if err := t.introduce(n, j); err != nil {
 		return nil, err

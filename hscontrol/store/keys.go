@@ -49,7 +49,7 @@ func (s *Store) createPreAuthKey(ctx context.Context, k tailnet.PreAuthKey) (*ta
 	err = s.write(ctx, func(t *tx) error {
 		row = &tailnet.PreAuthKey{
 			TailnetID: k.TailnetID, UserID: k.UserID, Prefix: secret.Prefix, Hash: secret.Hash(), Description: k.Description,
-			Reusable: k.Reusable, Ephemeral: k.Ephemeral, Tags: tags, Expiration: storableTime(k.Expiration), CreatedAt: t.now,
+			Reusable: k.Reusable, Ephemeral: k.Ephemeral, Preauthorized: k.Preauthorized, Tags: tags, Expiration: storableTime(k.Expiration), CreatedAt: t.now,
 		}
 		if err := t.placeKey(row); err != nil {
 			return err

@@ -16,6 +16,8 @@ const (
 	kindNode    = "node"
 	kindRelay   = "relay"
 	kindRegion  = "region"
+
+	kindSettings = "settings" // of the tailnet itself
 )
 
 // change is a row of the change log, but for the revision.

@@ -22,6 +22,7 @@ var migrations = [][]string{
 	relays,
 	secrets,
 	ledger,
+	settings,
 }
 
 // oldestProgram is the least version of the schema that a program must know to use a database that this program

@@ -45,6 +45,7 @@ func nodeColumns() []nodeColumn {
 		{"register_method", func(n *tailnet.Node) cell { return word(&n.RegisterMethod) }},
 		{"auth_key_id", func(n *tailnet.Node) cell { return ref(&n.AuthKeyID) }},
 		{"ephemeral", func(n *tailnet.Node) cell { return flag(&n.Ephemeral) }},
+		{"unauthorized", func(n *tailnet.Node) cell { return flag(&n.Unauthorized) }},
 		{"expiry", func(n *tailnet.Node) cell { return maybe(&n.Expiry) }},
 		{"last_seen", func(n *tailnet.Node) cell { return maybe(&n.LastSeen) }},
 		{"heard_at", func(n *tailnet.Node) cell { return maybe(&n.HeardAt) }},

@@ -149,7 +149,7 @@ func (t *tx) approve(id string, user tailnet.UserID, opts ApproveOptions) (*tail
 	if err != nil {
 		return nil, err
 	}
-	g := grant{tailnet: u.TailnetID, user: user, tags: opts.Tags, asked: true}
+	g := grant{tailnet: u.TailnetID, user: user, tags: opts.Tags, asked: true, open: true}
 	if len(g.tags) > 0 {
 		g.user = 0
 	}

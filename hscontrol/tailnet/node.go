@@ -55,6 +55,7 @@ type Node struct {
 	RegisterMethod RegisterMethod
 	AuthKeyID      KeyID `gorm:"serializer:ref"` // pre-auth key that let it in; zero for none
 	Ephemeral      bool
+	Unauthorized   bool // an administrator has still to let it in; see Settings.DevicesApproval
 
 	Expiry   *time.Time // nil: the key never expires
 	LastSeen *time.Time // when it was last connected; nil before the first time
@@ -65,9 +66,10 @@ type Node struct {
 	UpdatedAt time.Time
 
 	// Online is whether a session row exists for the node, Lapsed whether its key had expired when the snapshot was
-	// made. Neither is a column.
+	// made, Barred whether it was cut off then; see Excludes. None is a column.
 	Online bool `gorm:"-"`
 	Lapsed bool `gorm:"-"`
+	Barred bool `gorm:"-"`
 }
 
 // Session is the fact that a node is connected: it has an open map stream at a replica.
@@ -123,7 +125,7 @@ func (n *Node) FQDN(domain string) string {
 // valid.
 func SameIdentity(a, b *Node) bool {
 	return a.ID == b.ID && a.UserID == b.UserID && a.IPv4 == b.IPv4 && a.IPv6 == b.IPv6 &&
-		a.os() == b.os() &&
+		a.os() == b.os() && a.Barred == b.Barred &&
 		slices.Equal(a.Tags, b.Tags) &&
 		slices.Equal(a.PrimaryRoutes, b.PrimaryRoutes) &&
 		sameService(a, b)

@@ -82,10 +82,12 @@ type PreAuthKey struct {
 	Description string
 	Reusable    bool
 	Ephemeral   bool
-	Used        bool
-	Tags        []string   `gorm:"serializer:doc"`
-	Expiration  *time.Time // nil: never
-	CreatedAt   time.Time
+	// Preauthorized lets nodes in where they need an administrator's approval otherwise; see Settings.DevicesApproval.
+	Preauthorized bool
+	Used          bool
+	Tags          []string   `gorm:"serializer:doc"`
+	Expiration    *time.Time // nil: never
+	CreatedAt     time.Time
 }
 
 // Usable says why the key lets nobody in at the given time, or nil. The text is shown by the client.

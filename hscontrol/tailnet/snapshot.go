@@ -16,6 +16,8 @@ type Snapshot struct {
 	Users   map[UserID]*User
 	Policy  *PolicyVersion // nil: there has never been one
 
+	Settings *Settings // nil: nothing is set for this tailnet
+
 	// Relays are those that serve the tailnet's nodes, its own and those for all, sorted by ID; Regions are theirs.
 	Relays  []*Relay
 	Regions map[RegionID]*RelayRegion
@@ -33,6 +35,8 @@ type Delta struct {
 	Gone    bool     // the tailnet was deleted
 	Policy  *PolicyVersion
 
+	Settings *Settings // nil: unchanged
+
 	Nodes     []*Node // new and changed, any order
 	NodesGone []NodeID
 	Users     []*User
@@ -49,12 +53,15 @@ func (s *Snapshot) Next(d Delta) *Snapshot {
 		s = &Snapshot{}
 	}
 	next := &Snapshot{Tailnet: s.Tailnet, Rev: d.Rev, Nodes: s.Nodes, Users: s.Users, Policy: s.Policy, Prefixes: s.Prefixes,
-		Relays: s.Relays, Regions: s.Regions}
+		Settings: s.Settings, Relays: s.Relays, Regions: s.Regions}
 	if d.Tailnet != nil {
 		next.Tailnet = d.Tailnet
 	}
 	if d.Policy != nil {
 		next.Policy = d.Policy
+	}
+	if d.Settings != nil {
+		next.Settings = d.Settings
 	}
 	if len(d.Nodes)+len(d.NodesGone) > 0 {
 		next.Nodes = mergeNodes(s.Nodes, d.Nodes, d.NodesGone)

@@ -24,6 +24,8 @@ type User struct {
 
 	// Role is owner, admin, it-admin, network-admin, billing-admin, auditor or member; empty means member.
 	Role string
+	// Status is UserActive, UserSuspended or UserNeedsApproval.
+	Status string
 
 	CreatedAt time.Time
 	UpdatedAt time.Time
