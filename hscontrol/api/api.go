@@ -6,6 +6,7 @@
 //	access.go    who calls (an API key: access/guard.go, or someone on this machine: person.go), and which tailnets they
 //	             may see
 //	users.go, nodes.go, relays.go, ...   one use case of the store each
+//	pages.go     a part of a list, and where the next one begins
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
 //	rest.go      all of it once more, over HTTP

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
@@ -82,7 +83,7 @@ func apiKeyPrefix(text string) string {
 }
 
 // ListApiKeys lists the keys that the caller may see, without their secrets.
-func (s *Server) ListApiKeys(ctx context.Context, _ *headscalev1.ListApiKeysRequest) (*headscalev1.ListApiKeysResponse, error) {
+func (s *Server) ListApiKeys(ctx context.Context, req *headscalev1.ListApiKeysRequest) (*headscalev1.ListApiKeysResponse, error) {
 	keys, err := s.cfg.Store.ListAPIKeys(ctx)
 	if err != nil {
 		return nil, err
@@ -91,11 +92,11 @@ func (s *Server) ListApiKeys(ctx context.Context, _ *headscalev1.ListApiKeysRequ
 	if err != nil {
 		return nil, err
 	}
-	resp := &headscalev1.ListApiKeysResponse{}
+	keys = slices.DeleteFunc(keys, func(k *tailnet.APIKey) bool { return !mayReach(ctx, k.TailnetID) })
+	keys, next, err := page(req, keys, func(k *tailnet.APIKey) place { return place{number: uint64(k.ID)} })
+	resp := &headscalev1.ListApiKeysResponse{NextPageToken: next}
 	for _, k := range keys {
-		if mayReach(ctx, k.TailnetID) {
-			resp.ApiKeys = append(resp.ApiKeys, n.apiKey(k))
-		}
+		resp.ApiKeys = append(resp.ApiKeys, n.apiKey(k))
 	}
-	return resp, nil
+	return resp, err
 }

@@ -41,16 +41,22 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
+	nodes, next, err := page(req, nodes, placeOfNode)
+	if err != nil {
+		return nil, err
+	}
 	n, err := s.namesIn(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	resp := &headscalev1.ListNodesResponse{Nodes: make([]*headscalev1.Node, len(nodes))}
+	resp := &headscalev1.ListNodesResponse{Nodes: make([]*headscalev1.Node, len(nodes)), NextPageToken: next}
 	for i, node := range nodes {
 		resp.Nodes[i] = n.node(node)
 	}
 	return resp, nil
 }
+
+func placeOfNode(n *tailnet.Node) place { return place{number: uint64(n.ID)} }
 
 // nodesOf are the nodes of a tailnet and a user, zero for all. User interfaces ask every few seconds, so they come from
 // the view wherever that is as new as the store.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -208,19 +209,26 @@ func (s *Server) ListPolicyVersions(ctx context.Context, req *headscalev1.ListPo
 	limit := usualHistory
 	if n := req.GetLimit(); n != 0 {
 		limit = int(min(n, maxHistory))
+	} else if req.GetPageSize() != 0 || req.GetPageToken() != "" {
+		limit = maxHistory
 	}
 	versions, err := s.cfg.Store.PolicyHistory(ctx, t.ID, limit)
 	if err != nil {
 		return nil, err
 	}
-	resp := &headscalev1.ListPolicyVersionsResponse{}
+	var newest uint64
+	if len(versions) > 0 {
+		newest = versions[0].ID
+	}
+	versions, next, err := page(req, versions, func(v *tailnet.PolicyVersion) place { return place{number: math.MaxUint64 - v.ID} })
+	resp := &headscalev1.ListPolicyVersionsResponse{NextPageToken: next}
 	for _, v := range versions {
 		resp.Versions = append(resp.Versions, &headscalev1.PolicyVersion{
 			Version: v.ID, CreatedAt: timestamp(&v.CreatedAt), Source: v.Source, Author: v.Author, Origin: v.Origin, Note: v.Note,
-			InForce: v.ID == s.inForceOf(t.ID, versions[0].ID),
+			InForce: v.ID == s.inForceOf(t.ID, newest),
 		})
 	}
-	return resp, nil
+	return resp, err
 }
 
 // CheckPolicy says whether a text could be the policy, and changes nothing.

@@ -188,7 +188,11 @@ func (s *Server) ListPreAuthKeys(ctx context.Context, req *headscalev1.ListPreAu
 	if err != nil {
 		return nil, err
 	}
-	resp := &headscalev1.ListPreAuthKeysResponse{PreAuthKeys: make([]*headscalev1.PreAuthKey, len(keys))}
+	keys, next, err := page(req, keys, func(k *tailnet.PreAuthKey) place { return place{number: uint64(k.ID)} })
+	if err != nil {
+		return nil, err
+	}
+	resp := &headscalev1.ListPreAuthKeysResponse{PreAuthKeys: make([]*headscalev1.PreAuthKey, len(keys)), NextPageToken: next}
 	for i, k := range keys {
 		resp.PreAuthKeys[i] = n.preAuthKey(k, maskedKey(tailnet.AuthKeySecret, k.Prefix))
 	}

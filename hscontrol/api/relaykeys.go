@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
@@ -46,7 +47,7 @@ func (s *Server) CreateRelayKey(ctx context.Context, req *headscalev1.CreateRela
 }
 
 // ListRelayKeys lists the enrolment keys that the caller may see, without their secrets.
-func (s *Server) ListRelayKeys(ctx context.Context, _ *headscalev1.ListRelayKeysRequest) (*headscalev1.ListRelayKeysResponse, error) {
+func (s *Server) ListRelayKeys(ctx context.Context, req *headscalev1.ListRelayKeysRequest) (*headscalev1.ListRelayKeysResponse, error) {
 	keys, err := s.cfg.Store.ListRelayKeys(ctx)
 	if err != nil {
 		return nil, err
@@ -55,13 +56,13 @@ func (s *Server) ListRelayKeys(ctx context.Context, _ *headscalev1.ListRelayKeys
 	if err != nil {
 		return nil, err
 	}
-	resp := &headscalev1.ListRelayKeysResponse{}
+	keys = slices.DeleteFunc(keys, func(k *tailnet.RelayKey) bool { return !mayReach(ctx, k.TailnetID) })
+	keys, next, err := page(req, keys, func(k *tailnet.RelayKey) place { return place{number: uint64(k.ID)} })
+	resp := &headscalev1.ListRelayKeysResponse{NextPageToken: next}
 	for _, k := range keys {
-		if mayReach(ctx, k.TailnetID) {
-			resp.RelayKeys = append(resp.RelayKeys, n.relayKey(k, maskedKey(tailnet.RelayKeySecret, k.Prefix)))
-		}
+		resp.RelayKeys = append(resp.RelayKeys, n.relayKey(k, maskedKey(tailnet.RelayKeySecret, k.Prefix)))
 	}
-	return resp, nil
+	return resp, err
 }
 
 // DeleteRelayKey forgets an enrolment key. Relays that it let in stay.

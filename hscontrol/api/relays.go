@@ -45,7 +45,8 @@ func (s *Server) ListRelays(ctx context.Context, req *headscalev1.ListRelaysRequ
 	for _, r := range relays {
 		resp.Relays = append(resp.Relays, l.relay(r))
 	}
-	return resp, nil
+	resp.Relays, resp.NextPageToken, err = page(req, resp.Relays, func(r *headscalev1.Relay) place { return place{number: r.GetId()} })
+	return resp, err
 }
 
 // RemoveRelay forgets a relay, which then serves nobody.

@@ -69,7 +69,7 @@ func (j *jsonWriter) message(m protoreflect.Message, top bool) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if j.style.bare && f.Number() >= firstOurs {
+		if !j.shows(m, f) {
 			continue
 		}
 		name := f.JSONName()
@@ -83,6 +83,15 @@ func (j *jsonWriter) message(m protoreflect.Message, top bool) {
 	}
 	j.more(m)
 	j.buf = append(j.buf, '}')
+}
+
+// shows reports whether the field is there for this caller. Who asks for pages gets the way to the next one, and nobody
+// else hears of pages.
+func (j *jsonWriter) shows(m protoreflect.Message, f protoreflect.FieldDescriptor) bool {
+	if f.Name() == nextPageField {
+		return m.Has(f)
+	}
+	return !j.style.bare || f.Number() < firstOurs
 }
 
 // inner writes a message inside of another one.

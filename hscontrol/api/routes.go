@@ -85,8 +85,8 @@ func (s *Server) GetRoutes(ctx context.Context, req *headscalev1.GetRoutesReques
 	if err != nil {
 		return nil, err
 	}
-	routes, err := s.routeMessages(ctx, id, nodes...)
-	return &headscalev1.GetRoutesResponse{Routes: routes}, err
+	routes, next, err := s.routeMessages(ctx, req, id, nodes...)
+	return &headscalev1.GetRoutesResponse{Routes: routes, NextPageToken: next}, err
 }
 
 // GetNodeRoutes lists the routes of one node.
@@ -95,23 +95,36 @@ func (s *Server) GetNodeRoutes(ctx context.Context, req *headscalev1.GetNodeRout
 	if err != nil {
 		return nil, err
 	}
-	routes, err := s.routeMessages(ctx, n.TailnetID, n)
-	return &headscalev1.GetNodeRoutesResponse{Routes: routes}, err
+	routes, next, err := s.routeMessages(ctx, req, n.TailnetID, n)
+	return &headscalev1.GetNodeRoutesResponse{Routes: routes, NextPageToken: next}, err
 }
 
-func (s *Server) routeMessages(ctx context.Context, id tailnet.ID, nodes ...*tailnet.Node) ([]*headscalev1.Route, error) {
+func (s *Server) routeMessages(ctx context.Context, req paged, id tailnet.ID, nodes ...*tailnet.Node) ([]*headscalev1.Route, string, error) {
 	n, err := s.namesIn(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	var routes []*headscalev1.Route
+	var all []route
 	for _, node := range nodes {
-		m := n.node(node)
-		for _, r := range routesOf(node) {
-			routes = append(routes, r.message(m))
-		}
+		all = append(all, routesOf(node)...)
 	}
-	return routes, nil
+	all, next, err := page(req, all, placeOfRoute)
+	var messages []*headscalev1.Route
+	var node *headscalev1.Node // of the routes that come one after the other
+	for i, r := range all {
+		if i == 0 || r.node != all[i-1].node {
+			node = n.node(r.node)
+		}
+		messages = append(messages, r.message(node))
+	}
+	return messages, next, err
+}
+
+// placeOfRoute sorts as routesOf does: by node, then as netipx.ComparePrefix has it.
+func placeOfRoute(r route) place {
+	addr := r.prefix.Addr()
+	text := append([]byte{byte(addr.BitLen()), byte(r.prefix.Bits())}, addr.AsSlice()...)
+	return place{number: uint64(r.node.ID), text: string(text)}
 }
 
 // EnableRoute approves one route more.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
@@ -51,16 +52,18 @@ func parsePrefix(text string, v4 bool) (netip.Prefix, error) {
 }
 
 // ListTailnets lists the tailnets that the caller may see, with the number of their users and nodes.
-func (s *Server) ListTailnets(ctx context.Context, _ *headscalev1.ListTailnetsRequest) (*headscalev1.ListTailnetsResponse, error) {
+func (s *Server) ListTailnets(ctx context.Context, req *headscalev1.ListTailnetsRequest) (*headscalev1.ListTailnetsResponse, error) {
 	all, err := s.cfg.Store.ListTailnets(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp := &headscalev1.ListTailnetsResponse{}
+	all = slices.DeleteFunc(all, func(t *tailnet.Tailnet) bool { return !mayReach(ctx, t.ID) })
+	all, next, err := page(req, all, func(t *tailnet.Tailnet) place { return place{number: uint64(t.ID)} })
+	if err != nil {
+		return nil, err
+	}
+	resp := &headscalev1.ListTailnetsResponse{NextPageToken: next}
 	for _, t := range all {
-		if !mayReach(ctx, t.ID) {
-			continue
-		}
 		m := tailnetMessage(t)
 		users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{TailnetID: t.ID})
 		if err != nil {

@@ -113,11 +113,15 @@ func (s *Server) ListUsers(ctx context.Context, req *headscalev1.ListUsersReques
 	if err != nil {
 		return nil, err
 	}
+	users, next, err := page(req, users, func(u *tailnet.User) place { return place{number: uint64(u.ID)} })
+	if err != nil {
+		return nil, err
+	}
 	n, err := s.tailnetNames(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &headscalev1.ListUsersResponse{Users: n.usersOf(users)}, nil
+	return &headscalev1.ListUsersResponse{Users: n.usersOf(users), NextPageToken: next}, nil
 }
 
 func (s *Server) userMessage(ctx context.Context, u *tailnet.User) (*headscalev1.User, error) {
