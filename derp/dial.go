@@ -118,12 +118,26 @@ func parsePin(pin string) []byte {
 	return sum
 }
 
-// dial begins line i.
+// dial begins line i, at the first address where the right relay answers.
 func (l *link) dial(ctx context.Context, i int) (*client, error) {
 	ctx, cancel := context.WithTimeout(ctx, lineTimeout)
 	defer cancel()
 	t := l.target.Load()
-	conn, abort, err := t.connect(ctx)
+	var errs []error
+	for _, addr := range t.addrs {
+		c, err := l.dialAt(ctx, t, addr, i)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (l *link) dialAt(ctx context.Context, t *target, addr string, i int) (*client, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(dialTimeout, lineTimeout/time.Duration(len(t.addrs))))
+	defer cancel()
+	conn, abort, err := t.connect(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +147,7 @@ func (l *link) dial(ctx context.Context, i int) (*client, error) {
 	relay, ahead, err := t.introduce(conn, l.keys[i], l.eng.key.Public())
 	if err != nil {
 		abort()
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	conn.SetDeadline(time.Time{})
 	c := newClient(l.eng, accepted{conn: conn, abort: abort, ahead: ahead, remote: conn.RemoteAddr()})
@@ -143,17 +157,10 @@ func (l *link) dial(ctx context.Context, i int) (*client, error) {
 }
 
 // connect opens the connection, with TLS unless the target does without.
-func (t *target) connect(ctx context.Context) (conn net.Conn, abort func() error, err error) {
+func (t *target) connect(ctx context.Context, addr string) (conn net.Conn, abort func() error, err error) {
 	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: lineSilence, Interval: lineTick, Count: 3}}
-	var errs []error
-	for _, addr := range t.addrs {
-		if conn, err = d.DialContext(ctx, "tcp", addr); err == nil {
-			break
-		}
-		errs = append(errs, err)
-	}
-	if conn == nil {
-		return nil, nil, errors.Join(errs...)
+	if conn, err = d.DialContext(ctx, "tcp", addr); err != nil {
+		return nil, nil, err
 	}
 	under := newWire(conn, !t.plain)
 	if t.plain {
@@ -162,7 +169,7 @@ func (t *target) connect(ctx context.Context) (conn net.Conn, abort func() error
 	sealed := tls.Client(under, t.tlsConfig())
 	if err := sealed.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, nil, fmt.Errorf("TLS with %s: %w", t.host, err)
+		return nil, nil, fmt.Errorf("TLS with %s at %s: %w", t.host, addr, err)
 	}
 	return sealed, conn.Close, nil
 }
@@ -208,8 +215,10 @@ func (t *target) introduce(conn io.ReadWriter, self key.NodePrivate, own key.Nod
 		return relay, nil, err
 	}
 	switch {
-	case relay == own:
+	case relay == own && t.key.IsZero():
 		return relay, nil, errSelf
+	case relay == own:
+		return relay, nil, errors.New("this relay itself answers")
 	case !t.key.IsZero() && relay != t.key:
 		return relay, nil, fmt.Errorf("another relay answers, %s", relay.ShortString())
 	}

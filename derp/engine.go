@@ -31,6 +31,7 @@ type engine struct {
 	ids       atomic.Uint64
 	limits    atomic.Pointer[limits]
 	month     month
+	journal   journal
 	sending   sending
 	takesNone atomic.Bool   // whether closure has a reason
 	over      chan struct{} // closed when the engine is

@@ -35,6 +35,7 @@ type link struct {
 	target atomic.Pointer[target]
 	soon   chan struct{} // has room for one: dial now, there is news
 	known  map[nodeKey]struct{}
+	state  atomic.Pointer[linkState]
 }
 
 const (
@@ -63,6 +64,7 @@ func newLink(e *engine, t *target, log *slog.Logger) *link {
 		l.keys = append(l.keys, key.NewNode())
 	}
 	l.target.Store(t)
+	l.note(false, nil)
 	return l
 }
 
@@ -89,9 +91,11 @@ func (l *link) run(ctx context.Context) {
 	for failed := 0; ctx.Err() == nil; failed++ {
 		began := time.Now()
 		err := l.once(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		l.note(false, err)
+		switch {
 		case errors.Is(err, errSelf):
 			l.log.Debug("this is the relay itself: no link")
 			return
@@ -131,6 +135,7 @@ func (l *link) once(ctx context.Context) error {
 	defer others.Wait()
 	defer stop()
 	c.queue(derp.FrameWatchConns)
+	l.note(true, nil)
 	l.log.Info("mesh link is up", "relay", c.key.public().ShortString())
 	for i := 1; i < len(l.lines); i++ {
 		others.Go(func() { l.keep(ctx, i) })

@@ -14,13 +14,14 @@ type Load struct {
 	Dropped                                                uint64   // packets
 	Refused                                                uint64   // connections
 	SentThisMonth                                          uint64   // bytes, as of Limits.MonthlyQuota
+	Today, Month                                           Carried  // in the calendar day and month (UTC)
 	Troubles                                               []string // sentences for the operator; none is healthy
 }
 
 // Load tells how the relay does.
 func (r *Relay) Load() Load {
 	e := r.engine
-	n := e.census()
+	n, now := e.census(), time.Now()
 	l := Load{
 		Started:         e.start,
 		Clients:         n.clients - n.meshed,
@@ -29,8 +30,9 @@ func (r *Relay) Load() Load {
 		ReceivedPackets: n.gotPackets + n.gotForwards,
 		SentPackets:     n.sentPackets + n.lines.sentPackets,
 		Refused:         uint64(e.count.refused.Load()),
-		SentThisMonth:   e.month.count(time.Now(), e.carried()),
+		SentThisMonth:   e.month.count(now, e.carried()),
 	}
+	l.Today, l.Month = e.journal.count(now, Carried{Sent: l.SentBytes, Received: l.ReceivedBytes})
 	for why := range dropReasons {
 		for kind := range kinds {
 			l.Dropped += uint64(e.count.dropped[why][kind].Load())
@@ -39,6 +41,7 @@ func (r *Relay) Load() Load {
 	if why := e.closedTo(); why != "" {
 		l.Troubles = append(l.Troubles, why)
 	}
+	l.Troubles = append(l.Troubles, r.brokenLinks(now)...)
 	return l
 }
 

@@ -286,3 +286,42 @@ func TestMeshMistakes(t *testing.T) {
 		t.Errorf("a mesh of oneself: %v", err)
 	}
 }
+
+// A link that does not come up is told of, with why, and one that does is not. An address where another relay answers,
+// as behind a network that every machine has, does not end the search.
+func TestMeshLinksAreTold(t *testing.T) {
+	a, b, c := join(t, derp.Config{}), join(t, derp.Config{}), join(t, derp.Config{})
+	to := b.peer()
+	to.Addrs = []netip.AddrPort{a.ports.Relay, c.ports.Relay, b.ports.Relay}
+	away := derp.MeshPeer{Key: key.NewNode().Public(), Addrs: []netip.AddrPort{c.ports.Relay}}
+	if err := b.SetMesh(psk, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.SetMesh(psk, []derp.MeshPeer{to, away}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "one link to be up, and the other to have failed", func() bool {
+		up, failed := false, false
+		for _, l := range a.MeshLinks() {
+			up = up || l.Up && l.Key == b.PublicKey()
+			failed = failed || !l.Up && l.Key == away.Key && l.Err != nil
+		}
+		return up && failed
+	})
+	if got := a.Load().Troubles; len(got) != 0 {
+		t.Errorf("got %q at once, want patience", got)
+	}
+	x, y := a.node(t), b.node(t)
+	across(t, x, y)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the link to be down", func() bool {
+		for _, l := range a.MeshLinks() {
+			if l.Key == b.PublicKey() {
+				return !l.Up && l.Err != nil
+			}
+		}
+		return false
+	})
+}

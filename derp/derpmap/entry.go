@@ -15,6 +15,7 @@ type Relay struct {
 	RegionCode string // "" means r<ID>
 	RegionName string // "" means the code
 
+	Name     string // of the node, among those of the region; "" means <ID>a
 	HostName string // a name or an IP address, with or without brackets; required
 	IPv4     string // "" leaves it to DNS, "none" switches it off
 	IPv6     string // likewise
@@ -29,6 +30,7 @@ type Relay struct {
 // Embedded is the region of a relay that is on its own in it.
 func Embedded(r Relay) (*tailcfg.DERPRegion, error) {
 	n := &tailcfg.DERPNode{
+		Name:      r.Name,
 		RegionID:  r.RegionID,
 		HostName:  strings.TrimSuffix(strings.TrimPrefix(r.HostName, "["), "]"),
 		CertName:  r.CertName,

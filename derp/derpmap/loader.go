@@ -18,9 +18,9 @@ type Config struct {
 	// Sources are URLs (https, http, file) and paths. A later one wins over an earlier one.
 	Sources []string
 
-	// Embedded, if set, returns the region of the embedded relay, which wins over all
-	// sources; nil when there is none. It is called at every load.
-	Embedded func() *tailcfg.DERPRegion
+	// Embedded, if set, returns the regions of relays inside servers, which win over all
+	// sources. It is called at every load.
+	Embedded func() []*tailcfg.DERPRegion
 
 	// CacheDir keeps the last good copy of each source over a restart. "" keeps none.
 	CacheDir string
@@ -163,7 +163,7 @@ func (l *Loader) publish() *tailcfg.DERPMap {
 		parts = append(parts, s.last)
 	}
 	if l.cfg.Embedded != nil {
-		if r := l.cfg.Embedded(); r != nil {
+		for _, r := range l.cfg.Embedded() {
 			parts = append(parts, &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{r.RegionID: r}})
 		}
 	}

@@ -86,7 +86,7 @@ func TestLoaderMergesInOrder(t *testing.T) {
 	}
 	l := newLoader(t, derpmap.Config{
 		Sources:  []string{url.URL, first, "file://" + second},
-		Embedded: func() *tailcfg.DERPRegion { return embedded },
+		Embedded: func() []*tailcfg.DERPRegion { return []*tailcfg.DERPRegion{embedded} },
 	})
 	wantCodes(t, l.Map())
 	wantCodes(t, l.Reload(t.Context()), "file2", "own", "file4")
@@ -217,11 +217,12 @@ func TestLoaderReloadKeepsToItsContext(t *testing.T) {
 
 func TestRefreshAsksForTheEmbeddedRegionOnly(t *testing.T) {
 	s := newSite(t, text(1, "one"))
-	var own atomic.Pointer[tailcfg.DERPRegion]
-	l := newLoader(t, derpmap.Config{Sources: []string{s.URL}, Embedded: own.Load})
+	var own atomic.Pointer[[]*tailcfg.DERPRegion]
+	own.Store(new([]*tailcfg.DERPRegion))
+	l := newLoader(t, derpmap.Config{Sources: []string{s.URL}, Embedded: func() []*tailcfg.DERPRegion { return *own.Load() }})
 	wantCodes(t, l.Reload(t.Context()), "one")
 	s.Close()
-	own.Store(region(9, "a"))
+	own.Store(&[]*tailcfg.DERPRegion{region(9, "a")})
 	wantCodes(t, l.Refresh(), "one", "r")
 	if err := l.Status()[0].Err; err != nil {
 		t.Errorf("got %v, want the source left alone", err)
