@@ -27,6 +27,9 @@ func (s *Store) changeNode(ctx context.Context, act string, id tailnet.NodeID, c
 		if changed, err := t.updateNode(&before, n); err != nil || !changed {
 			return err
 		}
+		if err := t.auditNode(actionOf(act, tailnet.ActorOf(ctx)), &before, n); err != nil {
+			return err
+		}
 		n, err = t.settle(n, len(before.ApprovedRoutes) > 0)
 		return err
 	})
@@ -34,6 +37,28 @@ func (s *Store) changeNode(ctx context.Context, act string, id tailnet.NodeID, c
 		return nil, fmt.Errorf("%s node %d: %w", act, id, err)
 	}
 	return n, nil
+}
+
+// actionOf is what the audit log calls a change of a node. A node that expires its own key logs out.
+func actionOf(act string, by tailnet.Actor) string {
+	switch act {
+	case "renaming":
+		return "node.rename"
+	case "tagging":
+		return "node.tags"
+	case "moving":
+		return "node.move"
+	case "expiring":
+		if by.Via == tailnet.ViaControl {
+			return "node.logout"
+		}
+		return "node.expire"
+	case "approving routes of":
+		return "node.routes"
+	case "setting addresses of":
+		return "node.addresses"
+	}
+	return "node.update"
 }
 
 // RenameNode gives a node a name and pins it: the host name does not change it any more. ErrExists if it is taken.
@@ -106,6 +131,9 @@ func (t *tx) removeNode(n *tailnet.Node) error {
 	}
 	if len(n.ApprovedRoutes) > 0 {
 		t.elect[n.TailnetID] = true
+	}
+	if err := t.auditNode("node.delete", n, nil); err != nil {
+		return err
 	}
 	return t.deleteNode(n)
 }

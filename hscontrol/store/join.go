@@ -53,6 +53,10 @@ func (s *Store) JoinWithKey(ctx context.Context, secret string, j Join) (*tailne
 		j.Method = tailnet.RegisterByAuthKey
 	}
 	var n *tailnet.Node
+	if by := tailnet.ActorOf(ctx); by.Who == "" {
+		by.Who = "authkey:" + parsed.Prefix
+		ctx = tailnet.WithActor(ctx, by)
+	}
 	err = s.write(ctx, func(t *tx) (err error) {
 		n, err = t.joinWithKey(parsed, j)
 		return err
@@ -215,6 +219,9 @@ func (t *tx) join(g grant, j Join, m machine) (*tailnet.Node, error) {
 	if _, err := t.updateNode(&row, n); err != nil {
 		return nil, err
 	}
+	if err := t.auditNode("node.login", &row, n); err != nil {
+		return nil, err
+	}
 	return t.settle(n, wasRouter)
 }
 
@@ -232,14 +239,20 @@ func (t *tx) joinNew(g grant, j Join) (*tailnet.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.insertNode(n, orNothing); err != nil || n.ID != 0 {
-		return n, err
+	if err := t.insertNode(n, orNothing); err != nil {
+		return nil, err
+	}
+	if n.ID != 0 {
+		return n, t.auditNode("node.create", nil, n)
 	}
 	*tn = before
 	if n, err = t.describe(g, j); err != nil {
 		return nil, err
 	}
-	return n, t.insertNode(n, "")
+	if err := t.insertNode(n, ""); err != nil {
+		return nil, err
+	}
+	return n, t.auditNode("node.create", nil, n)
 }
 
 // describe is the row of a new node.

@@ -54,7 +54,10 @@ func (s *Store) createPreAuthKey(ctx context.Context, k tailnet.PreAuthKey) (*ta
 		if err := t.placeKey(row); err != nil {
 			return err
 		}
-		return t.edit().Create(row).Error
+		if err := t.edit().Create(row).Error; err != nil {
+			return err
+		}
+		return t.auditKey("authkey.create", nil, row)
 	})
 	return row, secret, err
 }
@@ -110,12 +113,37 @@ func (s *Store) ListPreAuthKeys(ctx context.Context, f KeyFilter) ([]*tailnet.Pr
 // ExpirePreAuthKey ends a key now. One that has expired stays as it is.
 func (s *Store) ExpirePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
 	err := s.write(ctx, func(t *tx) error {
-		return t.expireKey("pre_auth_keys", id)
+		return t.endKey("authkey.expire", id, t.expireKey)
 	})
 	if err != nil {
 		return fmt.Errorf("expiring pre-auth key %d: %w", id, err)
 	}
 	return nil
+}
+
+// endKey ends a pre-auth key, and tells the audit log what it was.
+func (t *tx) endKey(action string, id tailnet.KeyID, end func(table string, id tailnet.KeyID) error) error {
+	var k tailnet.PreAuthKey
+	if err := t.look().Take(&k, "id = ?", int64(id)).Error; err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
+		return err
+	}
+	if err := end("pre_auth_keys", id); err != nil || action == "authkey.expire" && k.Expiration != nil && !k.Expiration.After(t.now) {
+		return err
+	}
+	return t.auditKey(action, &k, nil)
+}
+
+// auditKey is auditNode for pre-auth keys.
+func (t *tx) auditKey(action string, was, became *tailnet.PreAuthKey) error {
+	k, r := became, record{action: action, kind: "authkey"}
+	if was != nil {
+		r.was, k = factsOfKey(was), was
+	}
+	if became != nil {
+		r.became, k = factsOfKey(became), became
+	}
+	r.tailnet, r.id, r.name = k.TailnetID, uint64(k.ID), k.Prefix
+	return t.audit(r)
 }
 
 func (t *tx) expireKey(table string, id tailnet.KeyID) error {
@@ -133,7 +161,7 @@ func (t *tx) expireKey(table string, id tailnet.KeyID) error {
 
 // DeletePreAuthKey deletes a key. Nodes that it let in stay.
 func (s *Store) DeletePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
-	err := s.write(ctx, func(t *tx) error { return t.deleteKey("pre_auth_keys", id) })
+	err := s.write(ctx, func(t *tx) error { return t.endKey("authkey.delete", id, t.deleteKey) })
 	if err != nil {
 		return fmt.Errorf("deleting pre-auth key %d: %w", id, err)
 	}

@@ -26,7 +26,7 @@ var ledger = []string{
 	`CREATE INDEX webhook_tailnet ON webhooks (tailnet_id)`,
 	`CREATE TABLE webhook_deliveries (
 		id {id}, webhook_id {int} NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
-		event text NOT NULL, state text NOT NULL, attempts {int} NOT NULL, status {int} NOT NULL, trouble text NOT NULL,
+		subject text NOT NULL, event text NOT NULL, state text NOT NULL, attempts {int} NOT NULL, status {int} NOT NULL, trouble text NOT NULL,
 		due_at {time} NOT NULL, holder text NOT NULL, created_at {time} NOT NULL, ended_at {time})`,
 	`CREATE INDEX webhook_delivery_due ON webhook_deliveries (due_at) WHERE state = 'waiting'`,
 	`CREATE INDEX webhook_delivery_of ON webhook_deliveries (webhook_id, id)`,

@@ -34,8 +34,8 @@ func (t *tx) changed(id tailnet.ID, kind string, object uint64) {
 
 func (t *tx) nodeChanged(n *tailnet.Node) { t.changed(n.TailnetID, kindNode, uint64(n.ID)) }
 
-// finish does what the group owes at its end: elections, one revision for each changed tailnet, the log, the wake-up of
-// other processes.
+// finish does what the group owes at its end: elections, one revision for each changed tailnet, the change log and the
+// audit log, deliveries to webhooks, the wake-up of other processes.
 func (t *tx) finish() error {
 	t.wrote = true // no savepoint any more: an error from here on is one of the whole group
 	for id := range t.elect {
@@ -47,6 +47,12 @@ func (t *tx) finish() error {
 		if err := t.writeLog(); err != nil {
 			return fmt.Errorf("writing the change log: %w", err)
 		}
+	}
+	if err := t.writeAudit(); err != nil {
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	if err := t.writeNews(); err != nil {
+		return err
 	}
 	if notify := t.s.engine.notify(); notify != "" {
 		if _, err := t.exec(notify); err != nil {

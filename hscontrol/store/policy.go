@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -34,8 +36,8 @@ func (s *Store) PutPolicyVersion(ctx context.Context, v tailnet.PolicyVersion) (
 		if _, err := t.tailnet(v.TailnetID); err != nil {
 			return err
 		}
-		version, err = newestPolicy(t.look(), v.TailnetID)
-		if err != nil || version != nil && version.Text == v.Text {
+		former, err := newestPolicy(t.look(), v.TailnetID)
+		if version = former; err != nil || version != nil && version.Text == v.Text {
 			return err
 		}
 		fresh := v
@@ -45,12 +47,36 @@ func (s *Store) PutPolicyVersion(ctx context.Context, v tailnet.PolicyVersion) (
 			return err
 		}
 		t.changed(v.TailnetID, kindPolicy, version.ID)
-		return nil
+		return t.auditPolicy(former, version)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("putting policy of tailnet %d: %w", v.TailnetID, err)
 	}
 	return version, nil
+}
+
+// toldPolicy is how long a policy may be, in bytes, that webhooks are told word by word.
+const toldPolicy = 64 << 10
+
+// auditPolicy tells of a policy that came into force. The log has the hash of its text; the text itself is kept as a
+// version.
+func (t *tx) auditPolicy(was, is *tailnet.PolicyVersion) error {
+	r := record{tailnet: is.TailnetID, action: "policy.set", kind: kindPolicy, id: is.ID, became: factsOfPolicy(is), tell: map[string]string{}}
+	if len(is.Text) <= toldPolicy {
+		r.tell["newPolicy"] = is.Text
+	}
+	if was != nil {
+		r.was = factsOfPolicy(was)
+		if len(was.Text) <= toldPolicy {
+			r.tell["oldPolicy"] = was.Text
+		}
+	}
+	return t.audit(r)
+}
+
+func factsOfPolicy(v *tailnet.PolicyVersion) policyFacts {
+	sum := sha256.Sum256([]byte(v.Text))
+	return policyFacts{Version: v.ID, SHA256: hex.EncodeToString(sum[:]), Source: v.Source, Origin: v.Origin, Note: v.Note}
 }
 
 // GetPolicy returns the policy in force in a tailnet (zero: default), nil if there has never been one.

@@ -11,7 +11,7 @@ import (
 // reads everything.
 const keptChanges = 20_000
 
-// PurgeExpired deletes registrations past their lifetime, old rows of the change log and old traffic, forgets
+// PurgeExpired deletes registrations and access tokens past their lifetime, old rows of the change log and old traffic, forgets
 // servers that died long ago, and elects primary routes anew where a primary node's key has expired. It is to be called every minute or
 // so.
 func (s *Store) PurgeExpired(ctx context.Context) error {
@@ -23,10 +23,19 @@ func (s *Store) PurgeExpired(ctx context.Context) error {
 		if _, err := t.exec("DELETE FROM registrations WHERE expires_at <= ?", t.now); err != nil {
 			return err
 		}
+		if _, err := t.exec("DELETE FROM access_tokens WHERE expires_at <= ?", t.now); err != nil {
+			return err
+		}
 		if err := t.purgeRelayTraffic(); err != nil {
 			return err
 		}
 		if err := t.forgetDead(); err != nil {
+			return err
+		}
+		if err := t.purgeDeliveries(); err != nil {
+			return err
+		}
+		if err := t.tellExpiries(); err != nil {
 			return err
 		}
 		for _, tn := range tailnets {

@@ -197,11 +197,23 @@ func (s *Store) Reject(ctx context.Context, id string) error {
 		if r.NodeID != 0 {
 			return fmt.Errorf("%w: it was approved before, as node %d: delete that node", tailnet.ErrConflict, r.NodeID)
 		}
-		_, err = t.exec("UPDATE registrations SET rejected = ? WHERE id = ?", true, id)
-		return err
+		if _, err = t.exec("UPDATE registrations SET rejected = ? WHERE id = ?", true, id); err != nil || r.Rejected {
+			return err
+		}
+		return t.audit(record{action: "registration.reject", kind: "registration", name: hostnameOf(r), was: struct {
+			MachineKey string `json:"machineKey"`
+			NodeKey    string `json:"nodeKey"`
+		}{r.MachineKey.String(), r.NodeKey.String()}})
 	})
 	if err != nil {
 		return fmt.Errorf("rejecting registration %s: %w", id, err)
 	}
 	return nil
+}
+
+func hostnameOf(r *tailnet.Registration) string {
+	if r.Hostinfo == nil {
+		return ""
+	}
+	return r.Hostinfo.Hostname
 }

@@ -44,6 +44,9 @@ func (s *Store) EnrolRelay(ctx context.Context, e RelayEnrolment) (*tailnet.Rela
 		return nil, fmt.Errorf("enrolling relay: %w", err)
 	}
 	var r *tailnet.Relay
+	if by := tailnet.ActorOf(ctx); by.Who == "" {
+		ctx = tailnet.WithActor(ctx, tailnet.Actor{Via: tailnet.ViaRelay, Who: "relaykey:" + secret.Prefix, From: by.From})
+	}
 	err = s.write(ctx, func(t *tx) (err error) {
 		r, err = t.enrolRelay(e, secret)
 		return err
@@ -138,6 +141,13 @@ func (t *tx) placeRelay(r *tailnet.Relay, k *tailnet.RelayKey, e RelayEnrolment)
 		if err := t.relayChanged(&was); err != nil {
 			return err
 		}
+	}
+	former := &was
+	if was.ID == 0 {
+		former = nil
+	}
+	if err := t.auditRelay("relay.enrol", former, r); err != nil {
+		return err
 	}
 	return t.relayChanged(r)
 }

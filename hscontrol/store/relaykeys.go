@@ -33,7 +33,11 @@ func (s *Store) CreateRelayKey(ctx context.Context, k tailnet.RelayKey) (*tailne
 			TailnetID: k.TailnetID, Prefix: secret.Prefix, Hash: secret.Hash(), Description: k.Description,
 			Reusable: k.Reusable, ExpiresAt: storableTime(k.ExpiresAt), CreatedAt: t.now,
 		}
-		return t.edit().Create(row).Error
+		if err := t.edit().Create(row).Error; err != nil {
+			return err
+		}
+		return t.audit(record{tailnet: row.TailnetID, action: "relaykey.create", kind: "relaykey", id: uint64(row.ID), name: row.Prefix,
+			became: keyFacts{Prefix: row.Prefix, Description: row.Description, Reusable: row.Reusable, Expires: row.ExpiresAt}})
 	})
 	if err != nil {
 		return nil, tailnet.Secret{}, fmt.Errorf("creating enrolment key: %w", err)
@@ -74,11 +78,21 @@ func (s *Store) FindRelayKey(ctx context.Context, id tailnet.KeyID, prefix strin
 // DeleteRelayKey deletes an enrolment key. Relays that it let in stay.
 func (s *Store) DeleteRelayKey(ctx context.Context, id tailnet.KeyID) error {
 	err := s.write(ctx, func(t *tx) error {
+		var k tailnet.RelayKey
+		if err := t.look().Take(&k, "id = ?", int64(id)).Error; errors.Is(err, gorm.ErrRecordNotFound) {
+			return errNoSuchRelayKey
+		} else if err != nil {
+			return err
+		}
 		n, err := t.exec("DELETE FROM relay_keys WHERE id = ?", int64(id))
 		if err == nil && n == 0 {
 			err = errNoSuchRelayKey
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return t.audit(record{tailnet: k.TailnetID, action: "relaykey.delete", kind: "relaykey", id: uint64(k.ID), name: k.Prefix,
+			was: keyFacts{Prefix: k.Prefix, Description: k.Description, Reusable: k.Reusable, Expires: k.ExpiresAt}})
 	})
 	if err != nil {
 		return fmt.Errorf("deleting enrolment key %d: %w", id, err)

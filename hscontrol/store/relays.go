@@ -154,11 +154,15 @@ func (s *Store) changeRelay(ctx context.Context, act string, id tailnet.RelayID,
 		if r, err = t.relay(id); err != nil {
 			return err
 		}
+		was := *r
 		differs, err := change(t, r)
 		if err != nil || !differs {
 			return err
 		}
 		if err := t.edit().Save(r).Error; err != nil {
+			return err
+		}
+		if err := t.tellRelay(act, &was, r); err != nil {
 			return err
 		}
 		return t.relayChanged(r)
@@ -167,6 +171,25 @@ func (s *Store) changeRelay(ctx context.Context, act string, id tailnet.RelayID,
 		return nil, fmt.Errorf("%s relay %d: %w", act, id, err)
 	}
 	return r, nil
+}
+
+// tellRelay tells the audit log of what somebody decided, and webhooks of a relay that is in the DERP map no more, or
+// again.
+func (t *tx) tellRelay(act string, was, is *tailnet.Relay) error {
+	if was.Healthy != is.Healthy {
+		event := tailnet.EventRelayUp
+		if !is.Healthy {
+			event = tailnet.EventRelayDown
+		}
+		t.happened(news{tailnet: is.TailnetID, event: event, kind: kindRelay, id: uint64(is.ID), name: is.Name, more: map[string]string{"reason": is.OutBecause}})
+	}
+	switch act {
+	case "draining":
+		return t.auditRelay("relay.drain", was, is)
+	case "renaming":
+		return t.auditRelay("relay.rename", was, is)
+	}
+	return nil
 }
 
 // DescribeRelay writes what a relay says of itself, if that is new.
@@ -239,6 +262,9 @@ func (s *Store) RemoveRelay(ctx context.Context, id tailnet.RelayID) error {
 		}
 		if _, err := t.exec(`INSERT INTO relay_removals (machine_key, removed_at) VALUES (?, ?)
 			ON CONFLICT (machine_key) DO UPDATE SET removed_at = excluded.removed_at`, r.MachineKey.String(), t.now); err != nil {
+			return err
+		}
+		if err := t.auditRelay("relay.remove", r, nil); err != nil {
 			return err
 		}
 		return errors.Join(t.relayChanged(r), t.leaveRegion(r.RegionID))

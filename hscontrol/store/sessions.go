@@ -29,7 +29,7 @@ func (s *Store) OpenSession(ctx context.Context, id tailnet.NodeID, sessionID st
 		if err != nil || at.online {
 			return err
 		}
-		t.onlineChanged(id, at)
+		t.onlineChanged(id, at, true)
 		return nil
 	})
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *Store) RestoreSessions(ctx context.Context, refs []SessionRef) error {
 			if err != nil {
 				return fmt.Errorf("of node %d: %w", ref.NodeID, err)
 			}
-			t.onlineChanged(ref.NodeID, at)
+			t.onlineChanged(ref.NodeID, at, true)
 		}
 		return nil
 	})
@@ -92,7 +92,7 @@ func (t *tx) closeSession(ref SessionRef) error {
 	if _, err := t.exec("UPDATE nodes SET last_seen = ? WHERE id = ?", t.now, int64(ref.NodeID)); err != nil {
 		return err
 	}
-	t.onlineChanged(ref.NodeID, at)
+	t.onlineChanged(ref.NodeID, at, false)
 	return nil
 }
 
@@ -126,8 +126,13 @@ func (t *tx) place(id tailnet.NodeID) (place, error) {
 	return read()
 }
 
-func (t *tx) onlineChanged(id tailnet.NodeID, at place) {
+func (t *tx) onlineChanged(id tailnet.NodeID, at place, online bool) {
 	t.changed(at.tailnet, kindNode, uint64(id))
+	event := tailnet.EventNodeOffline
+	if online {
+		event = tailnet.EventNodeOnline
+	}
+	t.happened(news{tailnet: at.tailnet, event: event, kind: kindNode, id: uint64(id)})
 	if at.router {
 		t.elect[at.tailnet] = true
 	}
@@ -139,6 +144,9 @@ func (s *Store) endFormerSessions(t *tx) error {
 	where, args := "", []any{}
 	if s.engine.shared() {
 		where, args = " WHERE replica = ?", []any{s.cfg.Replica}
+	}
+	if err := t.releaseDeliveries(); err != nil {
+		return err
 	}
 	if err := t.endRelaySessions(where, args...); err != nil {
 		return err

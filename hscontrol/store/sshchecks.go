@@ -155,6 +155,25 @@ func (t *tx) decideSSHCheck(d SSHDecision) (*tailnet.SSHCheck, error) {
 	if err == nil && won == 0 {
 		err = fmt.Errorf("%w: somebody else has just decided about it", tailnet.ErrConflict)
 	}
+	if err != nil {
+		return nil, err
+	}
 	c.Verdict, c.DecidedBy, c.DecidedAt, c.ExpiresAt = verdict, d.By, &at, at.Add(keep)
-	return c, err
+	return c, t.auditLogin(c)
+}
+
+// loginFacts are what the audit log keeps of an SSH login.
+type loginFacts struct {
+	From  tailnet.NodeID `json:"from"`
+	To    tailnet.NodeID `json:"to"`
+	Owner string         `json:"owner"`
+	Login string         `json:"login"`
+}
+
+func (t *tx) auditLogin(c *tailnet.SSHCheck) error {
+	action := "ssh.reject"
+	if c.Verdict == tailnet.SSHApproved {
+		action = "ssh.approve"
+	}
+	return t.audit(record{tailnet: c.TailnetID, action: action, kind: "ssh", name: c.ID, became: loginFacts{c.SrcID, c.DstID, c.Owner, c.Login}})
 }

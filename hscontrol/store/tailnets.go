@@ -39,12 +39,29 @@ func (s *Store) CreateTailnet(ctx context.Context, name string, v4, v6 netip.Pre
 		if s.engine.fault(err).unique != "" {
 			return fmt.Errorf("%w: choose another name", tailnet.ErrExists)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return t.audit(record{tailnet: row.ID, action: "tailnet.create", kind: kindTailnet, id: uint64(row.ID), name: name,
+			became: tailnetFacts{name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("creating tailnet %q: %w", name, err)
 	}
 	return row, nil
+}
+
+type tailnetFacts struct {
+	Name string `json:"name"`
+	V4   string `json:"prefixV4,omitempty"`
+	V6   string `json:"prefixV6,omitempty"`
+}
+
+func prefixText(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.String()
 }
 
 // ListTailnets returns all tailnets in the order in which they were made.
@@ -94,7 +111,11 @@ func (s *Store) DeleteTailnet(ctx context.Context, name string) error {
 		if _, err := t.tailnet(row.ID); err != nil {
 			return err
 		}
-		return t.deleteTailnet(row.ID)
+		if err := t.deleteTailnet(row.ID); err != nil {
+			return err
+		}
+		return t.audit(record{tailnet: row.ID, action: "tailnet.delete", kind: kindTailnet, id: uint64(row.ID), name: name,
+			was: tailnetFacts{name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}})
 	})
 	if err != nil {
 		return fmt.Errorf("deleting tailnet %q: %w", name, err)
@@ -112,7 +133,7 @@ func (t *tx) deleteTailnet(id tailnet.ID) error {
 			return fmt.Errorf("%w: it still has %d %s: delete them first", tailnet.ErrConflict, count, of)
 		}
 	}
-	for _, of := range []string{"pre_auth_keys", "api_keys", "relay_keys", "relay_regions", "policy_versions", "changes"} {
+	for _, of := range []string{"pre_auth_keys", "api_keys", "oauth_clients", "relay_keys", "relay_regions", "policy_versions", "changes"} {
 		if _, err := t.exec("DELETE FROM "+of+" WHERE tailnet_id = ?", int64(id)); err != nil {
 			return err
 		}

@@ -23,7 +23,10 @@ type tx struct {
 	tailnets map[tailnet.ID]*tailnet.Tailnet // those read and locked so far
 	keys     map[string]*tailnet.PreAuthKey  // those read so far, by prefix: a herd often joins with one
 	dropped  map[tailnet.ID]bool             // those deleted
+	caller   context.Context                 // of the running operation
 	changes  []change
+	entries  []tailnet.AuditEntry // for the audit log
+	news     []news               // for webhooks
 	elect    map[tailnet.ID]bool // primary routes to be elected at the end
 	careful  bool
 	wrote    bool  // the running operation wrote or locked something, after its savepoint if it has one
@@ -33,7 +36,7 @@ type tx struct {
 
 func (s *Store) newTx(ctx context.Context, conn *sql.Conn, careful bool) *tx {
 	return &tx{
-		s: s, ctx: ctx, conn: conn, now: s.now(), careful: careful,
+		s: s, ctx: ctx, caller: ctx, conn: conn, now: s.now(), careful: careful,
 		tailnets: map[tailnet.ID]*tailnet.Tailnet{},
 		keys:     map[string]*tailnet.PreAuthKey{},
 		dropped:  map[tailnet.ID]bool{},
@@ -43,7 +46,7 @@ func (s *Store) newTx(ctx context.Context, conn *sql.Conn, careful bool) *tx {
 
 // run runs one operation. If it fails, what it did is undone, in the database and here, or the transaction is broken.
 func (t *tx) run(operation func(*tx) error) error {
-	before, changes := t.copyTailnets(), len(t.changes)
+	before, changes, entries, told := t.copyTailnets(), len(t.changes), len(t.entries), len(t.news)
 	t.wrote = false
 	err := operation(t)
 	if err == nil {
@@ -52,7 +55,7 @@ func (t *tx) run(operation func(*tx) error) error {
 		}
 		return t.broken
 	}
-	t.tailnets, t.changes = before, t.changes[:changes]
+	t.tailnets, t.changes, t.entries, t.news = before, t.changes[:changes], t.entries[:entries], t.news[:told]
 	clear(t.keys)
 	t.broken = t.undo(err)
 	return err

@@ -41,7 +41,7 @@ func (s *Store) CreateUser(ctx context.Context, u tailnet.User) (*tailnet.User, 
 			return t.userFault(row, err)
 		}
 		t.changed(row.TailnetID, kindUser, uint64(row.ID))
-		return nil
+		return t.auditUser("user.create", nil, row)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("creating user %q: %w", u.Name, err)
@@ -82,12 +82,31 @@ func (s *Store) changeUser(ctx context.Context, act string, id tailnet.UserID, c
 			return t.userFault(row, err)
 		}
 		t.changed(row.TailnetID, kindUser, uint64(id))
-		return nil
+		return t.auditUser(userAction(&before, row), &before, row)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s user %d: %w", act, id, err)
 	}
 	return row, nil
+}
+
+// userAction is what the audit log calls a change of a user.
+func userAction(was, is *tailnet.User) string {
+	switch {
+	case was.Name != is.Name:
+		return "user.rename"
+	case was.Role != is.Role:
+		return "user.role"
+	case was.Status == is.Status:
+		return "user.update"
+	case is.Status == tailnet.UserSuspended:
+		return "user.suspend"
+	case was.Status == tailnet.UserSuspended:
+		return "user.restore"
+	case was.Status == tailnet.UserNeedsApproval:
+		return "user.approve"
+	}
+	return "user.update"
 }
 
 // ListUsers returns the users that the filter chooses, in the order in which they were made.
@@ -171,7 +190,7 @@ func (s *Store) usersMeant(ctx context.Context, id tailnet.ID, ref string) ([]*t
 	return users, nil
 }
 
-// DeleteUser deletes a user and its pre-auth keys. ErrConflict while it owns nodes.
+// DeleteUser deletes a user and its keys. ErrConflict while it owns nodes.
 func (s *Store) DeleteUser(ctx context.Context, id tailnet.UserID) error {
 	err := s.write(ctx, func(t *tx) error {
 		u, err := t.user(id)
@@ -186,13 +205,14 @@ func (s *Store) DeleteUser(ctx context.Context, id tailnet.UserID) error {
 			return fmt.Errorf("%w: %q still has %d nodes: move them to another user or delete them first", tailnet.ErrConflict, u.Name, nodes)
 		}
 		clear(t.keys)
-		for _, statement := range []string{"DELETE FROM pre_auth_keys WHERE user_id = ?", "DELETE FROM users WHERE id = ?"} {
+		for _, statement := range []string{"DELETE FROM pre_auth_keys WHERE user_id = ?", "DELETE FROM api_keys WHERE user_id = ?",
+			"DELETE FROM oauth_clients WHERE user_id = ?", "DELETE FROM users WHERE id = ?"} {
 			if _, err := t.exec(statement, int64(id)); err != nil {
 				return err
 			}
 		}
 		t.changed(u.TailnetID, kindUser, uint64(id))
-		return nil
+		return t.auditUser("user.delete", u, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting user %d: %w", id, err)

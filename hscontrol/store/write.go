@@ -209,6 +209,7 @@ func (s *Store) tryGroup(group []*operation, careful bool) (err error) {
 		if op.err = op.ctx.Err(); op.err != nil {
 			continue
 		}
+		t.caller = op.ctx
 		op.err = t.run(op.run)
 		if t.broken != nil {
 			return t.broken
