@@ -90,7 +90,7 @@ func (s *Server) repinned() {
 }
 
 // embeddedRegion describes the embedded relay for the DERP map: it is found where the server is.
-func (s *Server) embeddedRegion(cfg *config.Config) (func() *tailcfg.DERPRegion, error) {
+func (s *Server) embeddedRegion(cfg *config.Config) (func() []*tailcfg.DERPRegion, error) {
 	if s.relay == nil || !cfg.DERP.Server.AutoAddRegion {
 		return nil, nil
 	}
@@ -116,13 +116,13 @@ func (s *Server) embeddedRegion(cfg *config.Config) (func() *tailcfg.DERPRegion,
 	if _, err := describe(); err != nil {
 		return nil, err
 	}
-	return func() *tailcfg.DERPRegion {
+	return func() []*tailcfg.DERPRegion {
 		region, err := describe()
 		if err != nil {
 			s.log.Error("describing the embedded relay", "err", err)
 			return nil
 		}
-		return region
+		return []*tailcfg.DERPRegion{region}
 	}, nil
 }
 
