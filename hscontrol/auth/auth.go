@@ -126,7 +126,7 @@ func (a *Auth) joinWithKey(ctx context.Context, machine key.MachinePublic, req *
 		}
 	}
 	asked := a.Now()
-	node, err := a.Store.JoinWithKey(ctx, req.Auth.AuthKey, a.join(machine, req))
+	node, err := a.Store.JoinWithKey(ctx, req.Auth.AuthKey, a.join(preAuth.TailnetID, machine, req))
 	if err == nil {
 		node, err = a.addressByPolicy(ctx, node, asked)
 	}
@@ -142,20 +142,24 @@ func (a *Auth) joinWithKey(ctx context.Context, machine key.MachinePublic, req *
 	return a.welcome(ctx, node)
 }
 
-func (a *Auth) join(machine key.MachinePublic, req *tailcfg.RegisterRequest) store.Join {
+func (a *Auth) join(id tailnet.ID, machine key.MachinePublic, req *tailcfg.RegisterRequest) store.Join {
 	return store.Join{
 		MachineKey: machine, NodeKey: req.NodeKey, OldNodeKey: req.OldNodeKey, NLKey: req.NLKey,
 		Hostinfo: req.Hostinfo, CapVersion: req.Version, Ephemeral: req.Ephemeral,
-		Expiry: a.expiry(), Method: tailnet.RegisterByAuthKey,
+		Expiry: a.expiry(id), Method: tailnet.RegisterByAuthKey,
 	}
 }
 
-// expiry is when the key of a user's node that joins now expires; nil for never.
-func (a *Auth) expiry() *time.Time {
-	if a.NodeExpiry == 0 {
+// expiry is when the key of a user's node that joins a tailnet now expires; nil for never.
+func (a *Auth) expiry(id tailnet.ID) *time.Time {
+	lasts := a.NodeExpiry
+	if v := a.State.View(id); v != nil && v.Snapshot.Settings != nil && v.Snapshot.Settings.KeyDays > 0 {
+		lasts = time.Duration(v.Snapshot.Settings.KeyDays) * 24 * time.Hour
+	}
+	if lasts == 0 {
 		return nil
 	}
-	at := a.Now().Add(a.NodeExpiry).UTC().Truncate(time.Second)
+	at := a.Now().Add(lasts).UTC().Truncate(time.Second)
 	return &at
 }
 
@@ -237,15 +241,16 @@ func (a *Auth) lookup(ctx context.Context, ref tailnet.RegistrationRef, machine 
 // welcome is the answer to a machine that is in.
 func (a *Auth) welcome(ctx context.Context, n *tailnet.Node) (*tailcfg.RegisterResponse, error) {
 	profile := tailnet.TaggedDevicesProfile()
+	var owner *tailnet.User
 	if !n.IsTagged() {
-		u, err := a.owner(ctx, n)
-		if err != nil {
+		var err error
+		if owner, err = a.owner(ctx, n); err != nil {
 			return nil, err
 		}
-		profile = u.Profile()
+		profile = owner.Profile()
 	}
 	return &tailcfg.RegisterResponse{
-		MachineAuthorized: true,
+		MachineAuthorized: !tailnet.Excludes(n, owner),
 		User:              tailcfg.User{ID: profile.ID, DisplayName: profile.DisplayName, ProfilePicURL: profile.ProfilePicURL, Created: n.CreatedAt.UTC()},
 		Login:             tailcfg.Login{ID: tailcfg.LoginID(profile.ID), Provider: "keelscale", LoginName: profile.LoginName, DisplayName: profile.DisplayName, ProfilePicURL: profile.ProfilePicURL},
 	}, nil
@@ -283,7 +288,7 @@ func (a *Auth) Approve(ctx context.Context, ref, userRef, tailnetName string) (*
 		return nil, err
 	}
 	asked := a.Now()
-	n, err := a.Store.Approve(ctx, r.ID, user.ID, store.ApproveOptions{Tags: tags, Expiry: a.expiry(), Method: tailnet.RegisterByCLI})
+	n, err := a.Store.Approve(ctx, r.ID, user.ID, store.ApproveOptions{Tags: tags, Expiry: a.expiry(t.ID), Method: tailnet.RegisterByCLI})
 	if err == nil {
 		n, err = a.addressByPolicy(ctx, n, asked)
 	}

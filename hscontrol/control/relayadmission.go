@@ -29,8 +29,10 @@ func admissionOf(s *state.State, id tailnet.ID, rules *RelayRules) admission {
 	return a
 }
 
-// Admitted reports whether a node may use relays: its key is in force.
-func Admitted(n *tailnet.Node) bool { return n != nil && !n.Lapsed && !n.NodeKey.IsZero() }
+// Admitted reports whether a node may use relays: its key is in force, and it is not cut off.
+func Admitted(n *tailnet.Node) bool {
+	return n != nil && !n.Lapsed && !n.Barred && !n.NodeKey.IsZero()
+}
 
 // since is what changed from one admission to a later one: nodes to serve, which are new or of another class, and keys
 // of those that are gone. No key is in both.

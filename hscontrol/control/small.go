@@ -98,10 +98,11 @@ func (c *Control) serveVerify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, tailcfg.DERPAdmitClientResponse{Allow: ok})
 }
 
-// Admits reports whether a node with this key may use the relays: it exists and its key has not expired.
+// Admits reports whether a node with this key may use the relays: it exists, its key has not expired,
+// and it is not cut off.
 func (c *Control) Admits(ctx context.Context, k key.NodePublic) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	_, n, err := c.State.FindFresh(ctx, k)
-	return n != nil && !n.Lapsed, err
+	return Admitted(n), err
 }

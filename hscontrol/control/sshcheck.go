@@ -95,7 +95,7 @@ func (c *Control) sshLogin(w http.ResponseWriter, r *http.Request) (l *login, re
 			return nil, ""
 		}
 		from := v.Node(tailnet.NodeID(src))
-		if from == nil || from.Lapsed {
+		if from == nil || from.Lapsed || from.Barred {
 			return nil, "the node that you come from is not, or no longer, in the tailnet"
 		}
 		return &login{v.Tailnet.ID, from, n, name}, ""

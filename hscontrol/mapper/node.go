@@ -46,7 +46,7 @@ func common(v *state.View, n *tailnet.Node) *tailcfg.Node {
 		Cap:               n.CapVersion,
 		Tags:              n.Tags,
 		PrimaryRoutes:     n.PrimaryRoutes,
-		MachineAuthorized: true,
+		MachineAuthorized: !n.Barred,
 		Expired:           n.Lapsed,
 	}
 	if n.HomeDERP != 0 {

@@ -80,12 +80,14 @@ type edge struct {
 	ports bool // false: only capabilities, which reach no further than the node itself
 }
 
-// Compile says what p means for s. Without a policy (nil) everyone sees and reaches everyone in the tailnet.
+// Compile says what p means for s. Without a policy (nil) everyone sees and reaches everyone in the tailnet. Nodes that
+// are cut off (tailnet.Node.Barred) see and reach nobody.
 // A policy that was parsed compiles for any snapshot: what it names and nobody is yet, is nobody. Whether it should be
 // set today is for Test to say.
 func Compile(p *Policy, s *tailnet.Snapshot) (*Compiled, error) {
-	if p == nil {
-		return &Compiled{open: compileOpen(s)}, nil
+	whole := s
+	if s = s.Admitted(); p == nil {
+		return &Compiled{open: compileOpen(s, barred(whole))}, nil
 	}
 	c := &compiler{
 		Compiled: &Compiled{

@@ -15,6 +15,9 @@ var denyAll = []tailcfg.FilterRule{}
 
 // Filter is the node's packet filter, cut down to the node. It is never nil; empty means deny all. Do not change it.
 func (c *Compiled) Filter(id tailnet.NodeID) []tailcfg.FilterRule {
+	if c.open != nil && c.open.barred[id] {
+		return denyAll
+	}
 	if c.open != nil {
 		return c.open.filter
 	}

@@ -15,16 +15,33 @@ type openTailnet struct {
 	filter   []tailcfg.FilterRule
 	routes   map[tailnet.NodeID][]netip.Prefix // of the nodes that have some
 	peerCaps map[tailnet.NodeID]tailcfg.NodeCapMap
+	barred   map[tailnet.NodeID]bool // those that are cut off
+}
+
+// barred are the nodes that are cut off, nil if there is none.
+func barred(s *tailnet.Snapshot) map[tailnet.NodeID]bool {
+	var out map[tailnet.NodeID]bool
+	for _, n := range s.Nodes {
+		if !n.Barred {
+			continue
+		}
+		if out == nil {
+			out = map[tailnet.NodeID]bool{}
+		}
+		out[n.ID] = true
+	}
+	return out
 }
 
 // suggestExitNode is what peers are told of an exit node.
 var suggestExitNode = tailcfg.NodeCapMap{tailcfg.NodeAttrSuggestExitNode: nil}
 
 // compileOpen is what holds without a policy: from anywhere in the tailnet to anywhere.
-func compileOpen(s *tailnet.Snapshot) *openTailnet {
+func compileOpen(s *tailnet.Snapshot, barred map[tailnet.NodeID]bool) *openTailnet {
 	o := &openTailnet{
 		routes:   map[tailnet.NodeID][]netip.Prefix{},
 		peerCaps: map[tailnet.NodeID]tailcfg.NodeCapMap{},
+		barred:   barred,
 	}
 	for _, n := range s.Nodes {
 		if len(n.ApprovedRoutes) == 0 {

@@ -141,9 +141,12 @@ func (c *compiler) choose(d flowDst, k int) int {
 }
 
 // Class groups viewers: those of one class see the same peers with the same routes, apart from themselves.
-// It is -1 for a node that was not in the snapshot.
+// It is -1 for a node that was not in the snapshot, or is cut off.
 func (c *Compiled) Class(id tailnet.NodeID) int {
 	if c.open != nil {
+		if c.open.barred[id] {
+			return -1
+		}
 		return 0
 	}
 	if i, ok := c.x.number[id]; ok {
@@ -155,7 +158,7 @@ func (c *Compiled) Class(id tailnet.NodeID) int {
 // Sees reports whether viewer and peer are in each other's network map. It is symmetric, and false for a node itself.
 func (c *Compiled) Sees(viewer, peer tailnet.NodeID) bool {
 	if viewer == peer || c.open != nil {
-		return viewer != peer
+		return viewer != peer && !c.open.barred[viewer] && !c.open.barred[peer]
 	}
 	v, okV := c.x.number[viewer]
 	p, okP := c.x.number[peer]

@@ -21,14 +21,11 @@ func (s *Settings) dnsConfig(domain string, prefixes []netip.Prefix, more []tail
 	}
 	cfg.Domains = append(cfg.Domains, s.SearchDomains...)
 	if s.OverrideLocalDNS {
-		cfg.Resolvers = resolvers(s.Nameservers)
+		cfg.Resolvers = s.globalResolvers()
 	} else {
-		cfg.FallbackResolvers = resolvers(s.Nameservers)
+		cfg.FallbackResolvers = s.globalResolvers()
 	}
-	cfg.Routes = map[string][]*dnstype.Resolver{}
-	for suffix, servers := range s.SplitDNS {
-		cfg.Routes[suffix] = resolvers(servers)
-	}
+	cfg.Routes = s.splitResolvers()
 	if s.MagicDNS {
 		if domain != "" {
 			cfg.Routes[domain] = []*dnstype.Resolver{}

@@ -79,7 +79,7 @@ func (s *State) catchUp(ctx context.Context) (due time.Time, err error) {
 		if e := feed.Load(); e != nil {
 			prev = e.View
 		}
-		if prev != nil && prev.Rev == rev && prev.Settings == settings && prev.base == derpMap && !s.expiryDue(id, now) {
+		if prev != nil && prev.Rev == rev && prev.general == settings && prev.base == derpMap && !s.expiryDue(id, now) {
 			continue
 		}
 		if rests := s.follow.rests[id]; time.Until(rests) > 0 {
@@ -95,7 +95,7 @@ func (s *State) catchUp(ctx context.Context) (due time.Time, err error) {
 		if next == nil {
 			continue
 		}
-		next.Settings, next.base, next.DERPMap, next.Pinless = settings, derpMap, derpMap, pinless
+		next.general, next.base, next.DERPMap, next.Pinless = settings, derpMap, derpMap, pinless
 		s.dress(ctx, next, prev)
 		s.locate(id, prev, next)
 		feed.publish(next, s.now())
@@ -144,6 +144,7 @@ func (s *State) advance(ctx context.Context, id tailnet.ID, prev *View, now time
 		n.Lapsed = n.Expired(now)
 	}
 	delta.Nodes = append(delta.Nodes, lapsed(snapshot, delta, now)...)
+	delta.Nodes = bar(snapshot, delta)
 	next := snapshot.Next(delta)
 	s.follow.expiry[id] = nextExpiry(next.Nodes, now)
 	return &View{Snapshot: next}, nil
@@ -198,6 +199,7 @@ func (s *State) untilExpiry() time.Duration {
 
 // dress adds to the snapshot what stands beside it: domain, the compiled policy, DNS, and what the policy says of relays.
 func (s *State) dress(ctx context.Context, next, prev *View) {
+	next.putSettings(prev)
 	next.Domain = next.Settings.domain(next.Tailnet)
 	prefixes := next.Settings.prefixes(next.Tailnet)
 	if prev != nil && slices.Equal(prefixes, prev.Prefixes) {

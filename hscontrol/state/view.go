@@ -32,8 +32,9 @@ type View struct {
 	served, servedPinless *tailcfg.DERPMap
 	chosen                map[string]chosenMaps // what the policy keeps of DERPMap and Pinless, by its selections' keys
 
-	Settings *Settings
-	Domain   string // MagicDNS domain of this tailnet, without dots at the ends
+	Settings *Settings // general, with what was set for this tailnet over it
+	general  *Settings // the server's own
+	Domain   string    // MagicDNS domain of this tailnet, without dots at the ends
 	DNS      *tailcfg.DNSConfig
 }
 
@@ -48,6 +49,8 @@ type Settings struct {
 	SplitDNS         map[string][]string
 	SearchDomains    []string
 	ExtraRecords     []tailcfg.DNSRecord
+	// set are the nameservers of a tailnet that were set for it; nil: those above.
+	set *tailnet.DNSSettings
 
 	// PrefixV4 and PrefixV6 are the ranges of tailnets that set none. Zero: none of that family.
 	PrefixV4 netip.Prefix
