@@ -86,15 +86,10 @@ func (s *Server) relayFaults() (faults []api.Fault) {
 func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 	cfg := s.config()
 	return api.Config{
-		Store:      s.store,
-		PolicyMode: cfg.Policy.Mode,
-		PolicyPath: cfg.Policy.Path,
-		CheckPolicy: func(ctx context.Context, id tailnet.ID, text string) ([]string, error) {
-			if _, err := s.state.Fresh(ctx, id); err != nil {
-				return nil, err
-			}
-			return s.state.CheckPolicy(id, text)
-		},
+		Store:       s.store,
+		PolicyMode:  cfg.Policy.Mode,
+		PolicyPath:  cfg.Policy.Path,
+		CheckPolicy: s.checkPolicy,
 		TagExists: func(_ context.Context, id tailnet.ID, tag string) bool {
 			v := s.state.View(id)
 			return v != nil && v.Policy.TagExists(tag)
@@ -112,6 +107,14 @@ func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 		Reload:      s.Reload,
 		Log:         s.log,
 	}
+}
+
+// checkPolicy says whether the text can be a tailnet's policy.
+func (s *Server) checkPolicy(ctx context.Context, id tailnet.ID, text string) (warnings []string, err error) {
+	if _, err := s.state.Fresh(ctx, id); err != nil {
+		return nil, err
+	}
+	return s.state.CheckPolicy(id, text)
 }
 
 // clientsDERPMap is the map as the nodes of the default tailnet get it.

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/keelscale/keelscale/derp"
+	v2 "github.com/keelscale/keelscale/hscontrol/api/v2"
 	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/console"
 )
@@ -164,6 +165,7 @@ func (s *Server) clientRoutes() http.Handler {
 	mux.HandleFunc("GET /version", s.serveVersion)
 	rest := s.api.REST()
 	mux.Handle("/api/v1/", rest)
+	mux.Handle("/api/v2/", v2.New(s.apiV2Config()))
 	mux.Handle("/swagger", rest)
 	mux.Handle("/swagger/", rest)
 	mux.Handle("/", console.New(console.Config{ServerURL: s.config().ServerURL, Registration: s.store.FindRegistration, Login: s.waitingLogin, Log: s.log}))
