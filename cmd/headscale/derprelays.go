@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"time"
@@ -138,11 +137,10 @@ func size(bytes uint64) string {
 func (c *cli) derpDrain() *cobra.Command {
 	req := &headscalev1.DrainRelayRequest{}
 	cmd := &cobra.Command{
-		Use:               "drain RELAY",
-		Short:             "have a relay take nobody new and send its clients elsewhere",
-		Example:           "headscale derp drain home-1\nheadscale derp drain home-1 --undo",
-		Args:              exactly(1, "which relay, by ID or name"),
-		ValidArgsFunction: c.completeRelay,
+		Use:     "drain RELAY",
+		Short:   "have a relay take nobody new and send its clients elsewhere",
+		Example: "headscale derp drain home-1\nheadscale derp drain home-1 --undo",
+		Args:    exactly(1, "which relay, by ID or name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Relay = args[0]
 			return c.ask(cmd.Context(), func(ctx context.Context, server client) error {
@@ -165,10 +163,9 @@ func (c *cli) derpDrain() *cobra.Command {
 func (c *cli) derpRename() *cobra.Command {
 	req := &headscalev1.RenameRelayRequest{}
 	cmd := &cobra.Command{
-		Use:               "rename RELAY [NAME]",
-		Short:             "give a relay or its region another name, or move it to another region",
-		Example:           "headscale derp rename 1 attic\nheadscale derp rename attic --region home --region-name 'Home, Berlin'",
-		ValidArgsFunction: c.completeRelay,
+		Use:     "rename RELAY [NAME]",
+		Short:   "give a relay or its region another name, or move it to another region",
+		Example: "headscale derp rename 1 attic\nheadscale derp rename attic --region home --region-name 'Home, Berlin'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Relay = args[0]
 			if len(args) == 2 {
@@ -201,11 +198,10 @@ func (c *cli) derpRename() *cobra.Command {
 
 func (c *cli) derpRemove() *cobra.Command {
 	return &cobra.Command{
-		Use:               "remove RELAY",
-		Aliases:           []string{"delete", "rm", "del"},
-		Short:             "forget a relay, which then serves nobody",
-		Args:              exactly(1, "which relay, by ID or name"),
-		ValidArgsFunction: c.completeRelay,
+		Use:     "remove RELAY",
+		Aliases: []string{"delete", "rm", "del"},
+		Short:   "forget a relay, which then serves nobody",
+		Args:    exactly(1, "which relay, by ID or name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ok, err := c.confirm("Do you want to remove the relay %q? To come back it needs a new key", args[0])
 			if err != nil {
@@ -223,26 +219,4 @@ func (c *cli) derpRemove() *cobra.Command {
 			})
 		},
 	}
-}
-
-// completeRelay offers the names of relays to the shell; none if no server answers.
-func (c *cli) completeRelay(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	quiet := *c
-	quiet.err = io.Discard
-	err := quiet.ask(cmd.Context(), func(ctx context.Context, server client) error {
-		resp, err := server.ListRelays(ctx, &headscalev1.ListRelaysRequest{})
-		for _, r := range resp.GetRelays() {
-			if !r.GetEmbedded() {
-				names = append(names, fmt.Sprintf("%s\t%d %s", r.GetName(), r.GetRegionId(), r.GetRegionCode()))
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveError
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -143,6 +143,7 @@ the one on this machine, over its unix socket, or another one with --address and
 		c.docsCommand(),
 	)
 	root.InitDefaultCompletionCmd()
+	c.complete(root)
 	bareUsage(root)
 	return root
 }
