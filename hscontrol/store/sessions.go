@@ -145,7 +145,7 @@ func (s *Store) endFormerSessions(t *tx) error {
 	if s.engine.shared() {
 		where, args = " WHERE replica = ?", []any{s.cfg.Replica}
 	}
-	if err := t.releaseDeliveries(); err != nil {
+	if err := errors.Join(t.releaseDeliveries(), t.releaseStreams()); err != nil {
 		return err
 	}
 	if err := t.endRelaySessions(where, args...); err != nil {

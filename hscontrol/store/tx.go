@@ -27,7 +27,7 @@ type tx struct {
 	changes  []change
 	entries  []tailnet.AuditEntry // for the audit log
 	news     []news               // for webhooks
-	elect    map[tailnet.ID]bool // primary routes to be elected at the end
+	elect    map[tailnet.ID]bool  // primary routes to be elected at the end
 	careful  bool
 	wrote    bool  // the running operation wrote or locked something, after its savepoint if it has one
 	guess    bool  // names and addresses are taken to be free without a look
