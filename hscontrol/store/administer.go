@@ -55,6 +55,10 @@ func actionOf(act string, by tailnet.Actor) string {
 		return "node.expire"
 	case "approving routes of":
 		return "node.routes"
+	case "authorizing":
+		return "node.approve"
+	case "taking the authorization of":
+		return "node.unapprove"
 	case "setting addresses of":
 		return "node.addresses"
 	}

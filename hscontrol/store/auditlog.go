@@ -167,6 +167,7 @@ type (
 		MachineKey string         `json:"machineKey,omitempty"`
 		Ephemeral  bool           `json:"ephemeral,omitempty"`
 		AuthKey    tailnet.KeyID  `json:"authKey,omitempty"`
+		Waiting    bool           `json:"waitsForApproval,omitempty"`
 	}
 	userFacts struct {
 		Name        string `json:"name"`
@@ -203,7 +204,7 @@ type (
 )
 
 func factsOfNode(n *tailnet.Node) nodeFacts {
-	f := nodeFacts{Name: n.GivenName, User: n.UserID, Tags: n.Tags, Expiry: n.Expiry, Ephemeral: n.Ephemeral, AuthKey: n.AuthKeyID,
+	f := nodeFacts{Name: n.GivenName, User: n.UserID, Tags: n.Tags, Expiry: n.Expiry, Ephemeral: n.Ephemeral, AuthKey: n.AuthKeyID, Waiting: n.Unauthorized,
 		NodeKey: n.NodeKey.String(), MachineKey: n.MachineKey.String()}
 	for _, a := range n.Addrs() {
 		f.Addresses = append(f.Addresses, a.String())
@@ -236,7 +237,15 @@ func (t *tx) auditNode(action string, was, became *tailnet.Node) error {
 		r.became, n = factsOfNode(became), became
 	}
 	r.tailnet, r.id, r.name = n.TailnetID, uint64(n.ID), n.GivenName
+	if was == nil && n.Unauthorized {
+		t.waits(tailnet.EventNodeNeedsApproval, r)
+	}
 	return t.audit(r)
+}
+
+// waits tells webhooks that what r is about waits for an administrator.
+func (t *tx) waits(event string, r record) {
+	t.happened(news{tailnet: r.tailnet, event: event, kind: r.kind, id: r.id, name: r.name, actor: tailnet.ActorOf(t.caller)})
 }
 
 // auditUser is auditNode for users.
@@ -249,6 +258,9 @@ func (t *tx) auditUser(action string, was, became *tailnet.User) error {
 		r.became, u = factsOfUser(became), became
 	}
 	r.tailnet, r.id, r.name = u.TailnetID, uint64(u.ID), u.LoginName()
+	if was == nil && u.Status == tailnet.UserNeedsApproval {
+		t.waits(tailnet.EventUserNeedsApproval, r)
+	}
 	return t.audit(r)
 }
 

@@ -89,7 +89,8 @@ func (s *Store) ChangeSettings(ctx context.Context, id tailnet.ID, change func(*
 	id = s.orDefault(id)
 	var set *tailnet.Settings
 	err := s.write(ctx, func(t *tx) (err error) {
-		if _, err = t.tailnet(id); err != nil {
+		tn, err := t.tailnet(id)
+		if err != nil {
 			return err
 		}
 		if set, err = t.settings(id); err != nil {
@@ -97,6 +98,10 @@ func (s *Store) ChangeSettings(ctx context.Context, id tailnet.ID, change func(*
 		}
 		was, err := json.Marshal(set)
 		if err != nil {
+			return err
+		}
+		before := new(tailnet.Settings)
+		if err := json.Unmarshal(was, before); err != nil {
 			return err
 		}
 		if err := change(set); err != nil {
@@ -109,10 +114,12 @@ func (s *Store) ChangeSettings(ctx context.Context, id tailnet.ID, change func(*
 		if err != nil || string(is) == string(was) {
 			return err
 		}
-		_, err = t.exec(`INSERT INTO tailnet_settings (tailnet_id, body, updated_at) VALUES (?, ?, ?)
-			ON CONFLICT (tailnet_id) DO UPDATE SET body = excluded.body, updated_at = excluded.updated_at`, int64(id), string(is), t.now)
+		if _, err = t.exec(`INSERT INTO tailnet_settings (tailnet_id, body, updated_at) VALUES (?, ?, ?)
+			ON CONFLICT (tailnet_id) DO UPDATE SET body = excluded.body, updated_at = excluded.updated_at`, int64(id), string(is), t.now); err != nil {
+			return err
+		}
 		t.changed(id, kindSettings, uint64(id))
-		return err
+		return t.audit(record{tailnet: id, action: "settings.update", kind: kindSettings, id: uint64(id), name: tn.Name, was: before, became: set})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("changing settings of tailnet %d: %w", id, err)
@@ -180,12 +187,13 @@ func (s *Store) SetUserRole(ctx context.Context, id tailnet.UserID, role string)
 				return errors.Join(err, fmt.Errorf("%w: user %q is the last owner: make somebody else one first", tailnet.ErrConflict, row.Name))
 			}
 		}
+		before := *row
 		row.Role, row.UpdatedAt = role, t.now
 		if err := t.edit().Save(row).Error; err != nil {
 			return err
 		}
 		t.changed(row.TailnetID, kindUser, uint64(id))
-		return nil
+		return t.auditUser("user.role", &before, row)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting the role of user %d: %w", id, err)

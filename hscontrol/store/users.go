@@ -37,6 +37,9 @@ func (s *Store) CreateUser(ctx context.Context, u tailnet.User) (*tailnet.User, 
 		fresh := u
 		row = &fresh
 		row.ID, row.CreatedAt, row.UpdatedAt = 0, t.now, t.now
+		if err := t.admit(row); err != nil {
+			return err
+		}
 		if err := t.edit().Create(row).Error; err != nil {
 			return t.userFault(row, err)
 		}
