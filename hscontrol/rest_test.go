@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/hstest"
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // TestRESTGoldens has what headscale's own server answers, by the runner that comes with the cases.
@@ -41,7 +42,7 @@ func TestRESTGoldens(t *testing.T) {
 
 func apiKey(t *testing.T, s *hstest.Server) string {
 	t.Helper()
-	_, secret, err := s.Store().CreateAPIKey(t.Context(), 0, nil)
+	_, secret, err := s.Store().CreateAPIKey(t.Context(), tailnet.APIKey{Scopes: []string{tailnet.ScopeAll}})
 	if err != nil {
 		t.Fatal(err)
 	}

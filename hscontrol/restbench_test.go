@@ -18,7 +18,7 @@ import (
 func BenchmarkRESTListNodes(b *testing.B) {
 	const nodes = 5000
 	s := hstest.Start(b)
-	_, secret, err := s.Store().CreateAPIKey(b.Context(), 0, nil)
+	_, secret, err := s.Store().CreateAPIKey(b.Context(), tailnet.APIKey{Scopes: []string{tailnet.ScopeAll}})
 	if err != nil {
 		b.Fatal(err)
 	}

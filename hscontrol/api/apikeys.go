@@ -26,7 +26,7 @@ func (s *Server) CreateApiKey(ctx context.Context, req *headscalev1.CreateApiKey
 		}
 		bound = t.ID
 	}
-	_, secret, err := s.cfg.Store.CreateAPIKey(ctx, bound, expiration)
+	_, secret, err := s.cfg.Store.CreateAPIKey(ctx, tailnet.APIKey{TailnetID: bound, Scopes: []string{tailnet.ScopeAll}, Expiration: expiration})
 	if err != nil {
 		return nil, err
 	}

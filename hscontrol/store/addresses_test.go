@@ -172,7 +172,7 @@ func TestTailnets(t *testing.T) {
 		}
 		w.newKey(tailnet.PreAuthKey{TailnetID: lab.ID, Tags: []string{"tag:a"}})
 		must[*tailnet.PolicyVersion](t)(w.PutPolicy(w.ctx, lab.ID, "{}", "cli"))
-		if _, _, err := w.CreateAPIKey(w.ctx, lab.ID, nil); err != nil {
+		if _, _, err := w.CreateAPIKey(w.ctx, tailnet.APIKey{TailnetID: lab.ID, Scopes: everything}); err != nil {
 			t.Error(err)
 		}
 		if err := errors.Join(w.DeleteUser(w.ctx, eve.ID), w.DeleteTailnet(w.ctx, "lab")); err != nil {

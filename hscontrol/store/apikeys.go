@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"gorm.io/gorm"
@@ -15,27 +14,71 @@ import (
 // seenEvery is how often the LastSeen of an API key is written at most.
 const seenEvery = time.Minute
 
-// CreateAPIKey makes a key that opens the API of one tailnet, or of all for zero, and its secret, which is told only
-// now.
-func (s *Store) CreateAPIKey(ctx context.Context, id tailnet.ID, expiration *time.Time) (*tailnet.APIKey, tailnet.Secret, error) {
-	secret, err := tailnet.NewSecret(tailnet.APIKeySecret, s.cfg.Rand)
-	if err != nil {
-		return nil, tailnet.Secret{}, fmt.Errorf("creating API key: %w", err)
-	}
-	var row *tailnet.APIKey
-	err = s.write(ctx, func(t *tx) error {
-		if id != 0 {
-			if _, err := t.tailnet(id); err != nil {
-				return err
-			}
-		}
-		row = &tailnet.APIKey{TailnetID: id, Prefix: secret.Prefix, Hash: secret.Hash(), Expiration: storableTime(expiration), CreatedAt: t.now}
-		return t.edit().Create(row).Error
-	})
+// CreateAPIKey makes a key as k says, and its secret, which is told only now. A key of a user is for that user's
+// tailnet; without one it is for k.TailnetID, or for all tailnets for zero.
+func (s *Store) CreateAPIKey(ctx context.Context, k tailnet.APIKey) (*tailnet.APIKey, tailnet.Secret, error) {
+	row, secret, err := s.createAPIKey(ctx, k)
 	if err != nil {
 		return nil, tailnet.Secret{}, fmt.Errorf("creating API key: %w", err)
 	}
 	return row, secret, nil
+}
+
+func (s *Store) createAPIKey(ctx context.Context, k tailnet.APIKey) (*tailnet.APIKey, tailnet.Secret, error) {
+	scopes, tags, err := checkGrant(k.Scopes, k.Tags, k.Description)
+	if err != nil {
+		return nil, tailnet.Secret{}, err
+	}
+	secret, err := tailnet.NewSecret(tailnet.APIKeySecret, s.cfg.Rand)
+	if err != nil {
+		return nil, tailnet.Secret{}, err
+	}
+	var row *tailnet.APIKey
+	err = s.write(ctx, func(t *tx) error {
+		row = &tailnet.APIKey{
+			TailnetID: k.TailnetID, UserID: k.UserID, Prefix: secret.Prefix, Hash: secret.Hash(), Description: k.Description,
+			Scopes: scopes, Tags: tags, Expiration: storableTime(k.Expiration), CreatedAt: t.now,
+		}
+		if err := t.placeGrant(&row.TailnetID, row.UserID); err != nil {
+			return err
+		}
+		return t.edit().Create(row).Error
+	})
+	return row, secret, err
+}
+
+// checkGrant returns scopes and tags sorted and each once.
+func checkGrant(scopes, tags []string, description string) ([]string, []string, error) {
+	scopes, err := tailnet.ValidateScopes(scopes)
+	if err != nil {
+		return nil, nil, err
+	}
+	if tags, err = checkTags(tags); err != nil {
+		return nil, nil, err
+	}
+	if err := checkText(description, longText); err != nil {
+		return nil, nil, fmt.Errorf("description: %w", err)
+	}
+	return scopes, tags, nil
+}
+
+// placeGrant says in which tailnet a key for the API is: its user's, the given one, or, for zero, all.
+func (t *tx) placeGrant(id *tailnet.ID, user tailnet.UserID) error {
+	if user != 0 {
+		u, err := t.user(user)
+		if err != nil {
+			return err
+		}
+		if *id != 0 && *id != u.TailnetID {
+			return fmt.Errorf("%w: user %q is not in tailnet %d", tailnet.ErrInvalid, u.Name, *id)
+		}
+		*id = u.TailnetID
+	}
+	if *id == 0 {
+		return nil
+	}
+	_, err := t.tailnet(*id)
+	return err
 }
 
 // ListAPIKeys returns all API keys, oldest first.
@@ -71,8 +114,7 @@ func (s *Store) FindAPIKey(ctx context.Context, id tailnet.KeyID, prefix string)
 	if id != 0 {
 		q = q.Where("id = ?", int64(id))
 	} else {
-		prefix = strings.TrimPrefix(strings.TrimSpace(prefix), string(tailnet.APIKeySecret)+"-")
-		prefix, _, _ = strings.Cut(prefix, "-")
+		prefix = tailnet.SecretPrefix(tailnet.APIKeySecret, prefix)
 		q = q.Where("prefix = ?", prefix)
 	}
 	var k tailnet.APIKey
@@ -88,36 +130,37 @@ func (s *Store) FindAPIKey(ctx context.Context, id tailnet.KeyID, prefix string)
 
 // VerifyAPIKey finds the key of a secret. ErrAPIKeyRefused if there is none or it has expired.
 func (s *Store) VerifyAPIKey(ctx context.Context, text string) (*tailnet.APIKey, error) {
-	secret, err := tailnet.ParseSecret(tailnet.APIKeySecret, text)
+	secret, err := tailnet.ParseAPIKey(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", tailnet.ErrAPIKeyRefused, err)
 	}
 	k, err := s.FindAPIKey(ctx, 0, secret.Prefix)
-	if errors.Is(err, tailnet.ErrNotFound) || err == nil && !secret.Matches(k.Hash) {
-		return nil, fmt.Errorf("%w: it is not known", tailnet.ErrAPIKeyRefused)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, tailnet.ErrNotFound) {
 		return nil, err
+	}
+	if err != nil || !secret.Matches(k.Hash) && !secret.MatchesOld(k.Hash) {
+		return nil, fmt.Errorf("%w: it is not known", tailnet.ErrAPIKeyRefused)
 	}
 	now := s.now()
 	if k.Expiration != nil && !k.Expiration.After(now) {
 		return nil, fmt.Errorf("%w: it expired at %s", tailnet.ErrAPIKeyRefused, k.Expiration.UTC().Format(time.RFC3339))
 	}
-	if k.LastSeen == nil || now.Sub(*k.LastSeen) >= seenEvery {
-		s.noteSeen(ctx, k, now)
+	if k.LastSeen == nil || now.Sub(*k.LastSeen) >= seenEvery || !secret.Matches(k.Hash) {
+		s.noteSeen(ctx, k, secret.Hash(), now)
 	}
 	return k, nil
 }
 
-// noteSeen writes when a key was last used. That it cannot be written is no reason to refuse the key.
-func (s *Store) noteSeen(ctx context.Context, k *tailnet.APIKey, now time.Time) {
+// noteSeen writes when a key was last used, and a hash that costs less than headscale's where it has that one: all of
+// them are of random bits enough. That it cannot be written is no reason to refuse the key.
+func (s *Store) noteSeen(ctx context.Context, k *tailnet.APIKey, hash []byte, now time.Time) {
 	err := s.write(ctx, func(t *tx) error {
-		_, err := t.exec("UPDATE api_keys SET last_seen = ? WHERE id = ?", now, int64(k.ID))
+		_, err := t.exec("UPDATE api_keys SET last_seen = ?, hash = ? WHERE id = ?", now, hash, int64(k.ID))
 		return err
 	})
 	if err != nil {
 		s.cfg.Log.Warn("the last use of an API key could not be written", "key", k.ID, "err", err)
 		return
 	}
-	k.LastSeen = &now
+	k.LastSeen, k.Hash = &now, hash
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strings"
 	"time"
 
 	"gorm.io/gorm/schema"
@@ -250,11 +251,27 @@ func (docSerializer) Scan(ctx context.Context, f *schema.Field, row reflect.Valu
 
 func (docSerializer) Value(_ context.Context, _ *schema.Field, _ reflect.Value, v any) (any, error) {
 	r := reflect.ValueOf(v)
-	if r.Kind() == reflect.Slice && r.Len() == 0 || r.Kind() == reflect.Pointer && r.IsNil() {
+	if (r.Kind() == reflect.Slice || r.Kind() == reflect.Map) && r.Len() == 0 || r.Kind() == reflect.Pointer && r.IsNil() {
 		return nil, nil
 	}
 	b, err := json.Marshal(v)
 	return string(b), err
+}
+
+// wordsSerializer keeps a list of words with blanks between them. It is never NULL.
+type wordsSerializer struct{}
+
+func (wordsSerializer) Scan(ctx context.Context, f *schema.Field, row reflect.Value, v any) error {
+	b, err := bytesOf(v)
+	if err != nil {
+		return rowError(ctx, f, row, err)
+	}
+	f.ReflectValueOf(ctx, row).Set(reflect.ValueOf(strings.Fields(string(b))))
+	return nil
+}
+
+func (wordsSerializer) Value(_ context.Context, _ *schema.Field, _ reflect.Value, v any) (any, error) {
+	return strings.Join(v.([]string), " "), nil
 }
 
 func scanField(ctx context.Context, f *schema.Field, row reflect.Value, v any, as func(any) cell) error {

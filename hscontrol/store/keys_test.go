@@ -96,15 +96,18 @@ func TestPreAuthKeyRefused(t *testing.T) {
 	})
 }
 
+// everything is what a key opens in tests that are not about that.
+var everything = []string{tailnet.ScopeAll}
+
 func TestAPIKeys(t *testing.T) {
 	bothEngines(t, func(t *testing.T, w *world) {
 		lab := must[*tailnet.Tailnet](t)(w.CreateTailnet(w.ctx, "lab", v4, v6))
 		expiration := w.clock.now().Add(time.Hour)
-		k, secret, err := w.CreateAPIKey(w.ctx, lab.ID, &expiration)
+		k, secret, err := w.CreateAPIKey(w.ctx, tailnet.APIKey{TailnetID: lab.ID, Scopes: everything, Expiration: &expiration})
 		if err != nil {
 			t.Fatal(err)
 		}
-		all, allSecret, err := w.CreateAPIKey(w.ctx, 0, nil)
+		all, allSecret, err := w.CreateAPIKey(w.ctx, tailnet.APIKey{Scopes: everything})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +156,7 @@ func TestAPIKeys(t *testing.T) {
 		if _, err := w.FindAPIKey(w.ctx, 99, ""); !errors.Is(err, tailnet.ErrNotFound) {
 			t.Errorf("got %v, want %v", err, tailnet.ErrNotFound)
 		}
-		if _, _, err := w.CreateAPIKey(w.ctx, 99, nil); !errors.Is(err, tailnet.ErrNotFound) {
+		if _, _, err := w.CreateAPIKey(w.ctx, tailnet.APIKey{TailnetID: 99, Scopes: everything}); !errors.Is(err, tailnet.ErrNotFound) {
 			t.Errorf("key of an unknown tailnet: got %v, want %v", err, tailnet.ErrNotFound)
 		}
 	})

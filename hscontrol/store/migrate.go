@@ -21,13 +21,15 @@ var migrations = [][]string{
 	sshChecks,
 	relays,
 	secrets,
+	grants,
 	ledger,
 	settings,
 }
 
 // oldestProgram is the least version of the schema that a program must know to use a database that this program
-// migrated. The schema_version table tells it to older programs.
-const oldestProgram = 4
+// migrated. The schema_version table tells it to older programs. One that knows no scopes would open everything to every
+// key.
+const oldestProgram = 5
 
 var first = []string{
 	`CREATE TABLE tailnets (

@@ -124,6 +124,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	schema.RegisterSerializer("text", textSerializer{})
 	schema.RegisterSerializer("ref", refSerializer{})
 	schema.RegisterSerializer("doc", docSerializer{})
+	schema.RegisterSerializer("words", wordsSerializer{})
 	s.orm, err = gorm.Open(s.engine.dialector(s.reads), &gorm.Config{
 		SkipDefaultTransaction: true,
 		DisableAutomaticPing:   true,

@@ -181,7 +181,8 @@ func TestColumns(t *testing.T) {
 	cfg := sqliteConfig(t)
 	open(t, cfg)
 	db := raw(t, cfg)
-	for _, noun := range []any{&tailnet.Tailnet{}, &tailnet.User{}, &tailnet.PreAuthKey{}, &tailnet.APIKey{}, &tailnet.PolicyVersion{},
+	for _, noun := range []any{&tailnet.Tailnet{}, &tailnet.User{}, &tailnet.PreAuthKey{}, &tailnet.APIKey{}, &tailnet.OAuthClient{}, &tailnet.AccessToken{},
+		&tailnet.PolicyVersion{},
 		&tailnet.Node{}, &tailnet.Session{}, &tailnet.Registration{}} {
 		parsed, err := schema.Parse(noun, &sync.Map{}, schema.NamingStrategy{})
 		if err != nil {

@@ -557,13 +557,15 @@ func TestMigrateRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		db := raw(t, cfg)
-		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays",
+		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays", "access_tokens", "oauth_clients",
 			"webhook_marks", "webhook_deliveries", "webhooks", "audit_streams", "audit_head", "audit"} {
 			if _, err := db.Exec("DROP TABLE " + table); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for _, statement := range []string{"ALTER TABLE schema_version DROP COLUMN oldest", "UPDATE schema_version SET version = 2"} {
+		for _, statement := range []string{"DROP INDEX api_key_user",
+			"ALTER TABLE api_keys DROP COLUMN user_id", "ALTER TABLE api_keys DROP COLUMN description", "ALTER TABLE api_keys DROP COLUMN scopes",
+			"ALTER TABLE api_keys DROP COLUMN tags", "ALTER TABLE schema_version DROP COLUMN oldest", "UPDATE schema_version SET version = 2"} {
 			if _, err := db.Exec(statement); err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -8,14 +9,18 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/bcrypt"
 )
 
 // SecretKind is the word that begins a secret and says what it opens.
 type SecretKind string
 
 const (
-	AuthKeySecret SecretKind = "hskey-auth" // a pre-auth key
-	APIKeySecret  SecretKind = "hskey-api"  // an API key
+	AuthKeySecret SecretKind = "hskey-auth"     // a pre-auth key
+	APIKeySecret  SecretKind = "hskey-api"      // an API key
+	ClientSecret  SecretKind = "hskey-client"   // of an OAuth client; its prefix is the client's ID
+	TokenSecret   SecretKind = "hskey-oauthtok" // an access token
 
 	RelayKeySecret SecretKind = "hskey-relay" // an enrolment key of relays; see RelayKeyText
 )
@@ -50,18 +55,47 @@ func ParseSecret(kind SecretKind, text string) (Secret, error) {
 	if !ok {
 		return Secret{}, fmt.Errorf("this is not a key of the form %s-…", kind)
 	}
-	prefix, body, ok := strings.Cut(rest, "-")
-	if !ok || len(prefix) != secretPrefixLen || len(body) != secretBodyLen {
+	if len(rest) != secretPrefixLen+1+secretBodyLen || rest[secretPrefixLen] != '-' {
 		return Secret{}, fmt.Errorf("this key of the form %s-… is cut short or too long: copy it whole", kind)
 	}
-	return Secret{Kind: kind, Prefix: prefix, body: body}, nil
+	return Secret{Kind: kind, Prefix: rest[:secretPrefixLen], body: rest[secretPrefixLen+1:]}, nil
+}
+
+// oldKind is that of API keys as headscale made them before 0.28: "prefix.secret".
+const oldKind SecretKind = ""
+
+// ParseAPIKey reads the secret of an API key, also of one as headscale made it before 0.28. The error never repeats the
+// text.
+func ParseAPIKey(text string) (Secret, error) {
+	prefix, body, old := strings.Cut(text, ".")
+	if !old || strings.HasPrefix(text, "hskey-") || prefix == "" || len(prefix) > secretPrefixLen || body == "" || len(body) > secretBodyLen {
+		return ParseSecret(APIKeySecret, text)
+	}
+	return Secret{Kind: oldKind, Prefix: prefix, body: body}, nil
+}
+
+// SecretPrefix is the prefix in a text that may be a whole secret, what is shown of one, or the prefix alone.
+func SecretPrefix(kind SecretKind, text string) string {
+	rest, whole := strings.CutPrefix(strings.TrimSpace(text), string(kind)+"-")
+	if !whole {
+		rest, _, _ = strings.Cut(rest, ".") // see ParseAPIKey
+		return rest
+	}
+	return rest[:min(len(rest), secretPrefixLen)]
 }
 
 // Reveal is the whole text, to be shown once.
-func (s Secret) Reveal() string { return string(s.Kind) + "-" + s.Prefix + "-" + s.body }
+func (s Secret) Reveal() string { return s.shown(s.body) }
+
+func (s Secret) shown(body string) string {
+	if s.Kind == oldKind {
+		return s.Prefix + "." + body
+	}
+	return string(s.Kind) + "-" + s.Prefix + "-" + body
+}
 
 // String hides the secret part, so that it may be logged.
-func (s Secret) String() string { return string(s.Kind) + "-" + s.Prefix + "-***" }
+func (s Secret) String() string { return s.shown("***") }
 
 // Hash is what is stored: the SHA-256 of the whole text.
 func (s Secret) Hash() []byte {
@@ -71,6 +105,12 @@ func (s Secret) Hash() []byte {
 
 // Matches compares with a stored hash, in constant time.
 func (s Secret) Matches(hash []byte) bool { return subtle.ConstantTimeCompare(s.Hash(), hash) == 1 }
+
+// MatchesOld compares with what headscale stored of its API keys: the bcrypt hash of what follows the prefix. It takes
+// a tenth of a second.
+func (s Secret) MatchesOld(hash []byte) bool {
+	return bytes.HasPrefix(hash, []byte("$2")) && bcrypt.CompareHashAndPassword(hash, []byte(s.body)) == nil
+}
 
 // PreAuthKey lets nodes join without a person. It belongs to a user, or has tags, or both (then the tags win).
 type PreAuthKey struct {
@@ -99,15 +139,4 @@ func (k *PreAuthKey) Usable(at time.Time) error {
 		return fmt.Errorf("%w: it was for one use and has been used; ask for a new one", ErrKeyRefused)
 	}
 	return nil
-}
-
-// APIKey opens the API. Its tailnet is zero when it opens all of them.
-type APIKey struct {
-	ID         KeyID      `gorm:"primaryKey"`
-	TailnetID  ID         `gorm:"serializer:ref;index"`
-	Prefix     string     `gorm:"not null;uniqueIndex"`
-	Hash       []byte     `gorm:"not null"`
-	Expiration *time.Time // nil: never
-	LastSeen   *time.Time
-	CreatedAt  time.Time
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +27,9 @@ type Guard struct {
 // NewGuard makes a guard. It starts nothing.
 func NewGuard(db *store.Store, now func() time.Time) *Guard { return &Guard{store: db, now: now} }
 
-// Authenticate finds who sent a header "Authorization", from an address: "Bearer KEY", or Basic with the key as the
-// user name, as clients of Tailscale's API write it. Via is ViaAPI; other doors set their own.
+// Authenticate finds who sent a header "Authorization", from an address: "Bearer KEY", where KEY is an API key or an
+// access token, or Basic with it as the user name, as clients of Tailscale's API write it. Via is ViaAPI; other doors
+// set their own.
 //
 // Its errors are ErrNoKey, tailnet.ErrAPIKeyRefused, tailnet.ErrTooMany, and those of the store.
 func (g *Guard) Authenticate(ctx context.Context, authorization, from string) (Caller, error) {
@@ -39,7 +41,7 @@ func (g *Guard) Authenticate(ctx context.Context, authorization, from string) (C
 	if err := g.meters.guess(from, secret, now); err != nil {
 		return Caller{}, err
 	}
-	key, err := g.store.VerifyAPIKey(ctx, secret)
+	c, err := g.identify(ctx, secret)
 	if errors.Is(err, tailnet.ErrAPIKeyRefused) {
 		g.meters.failed(from, now)
 		return Caller{}, fmt.Errorf("%w; make another with headscale apikeys create on the server", err)
@@ -47,10 +49,11 @@ func (g *Guard) Authenticate(ctx context.Context, authorization, from string) (C
 	if err != nil {
 		return Caller{}, fmt.Errorf("checking the API key: %w", err)
 	}
-	if err := g.meters.call(key.ID, secret, now); err != nil {
+	if err := g.meters.call(c.Who, secret, now); err != nil {
 		return Caller{}, err
 	}
-	return Caller{Tailnet: key.TailnetID, Via: tailnet.ViaAPI, Who: "apikey:" + key.Prefix, From: from, KeyID: key.ID}, nil
+	c.Via, c.From = tailnet.ViaAPI, from
+	return c, nil
 }
 
 // bearer is the secret in a header "Authorization"; empty: there is none.
@@ -67,4 +70,50 @@ func bearer(authorization string) string {
 		}
 	}
 	return ""
+}
+
+// identify is whose secret it is, and what it opens.
+func (g *Guard) identify(ctx context.Context, secret string) (Caller, error) {
+	if strings.HasPrefix(secret, string(tailnet.TokenSecret)+"-") {
+		t, client, err := g.store.VerifyAccessToken(ctx, secret)
+		if err != nil {
+			return Caller{}, err
+		}
+		// What was taken from the client since is taken from its tokens.
+		tags := slices.DeleteFunc(slices.Clone(t.Tags), func(tag string) bool { return !slices.Contains(client.Tags, tag) })
+		if len(client.Tags) > 0 && len(tags) == 0 {
+			tags = client.Tags
+		}
+		return g.onBehalf(ctx, client.UserID, Caller{
+			Tailnet: client.TailnetID, Who: "oauth:" + client.Prefix, Tags: tags, Scopes: tailnet.ScopesInBoth(t.Scopes, client.Scopes),
+		})
+	}
+	k, err := g.store.VerifyAPIKey(ctx, secret)
+	if err != nil {
+		return Caller{}, err
+	}
+	return g.onBehalf(ctx, k.UserID, Caller{
+		Tailnet: k.TailnetID, Who: "apikey:" + k.Prefix, Tags: k.Tags, Scopes: k.Scopes, KeyID: k.ID,
+	})
+}
+
+// onBehalf gives the caller no more than what a user may, if there is one.
+func (g *Guard) onBehalf(ctx context.Context, id tailnet.UserID, c Caller) (Caller, error) {
+	if id != 0 {
+		users, err := g.store.ListUsers(ctx, store.UserFilter{ID: id})
+		switch {
+		case err != nil:
+			return Caller{}, err
+		case len(users) == 0:
+			return Caller{}, fmt.Errorf("%w: its user was deleted", tailnet.ErrAPIKeyRefused)
+		case users[0].Status != tailnet.UserActive:
+			return Caller{}, fmt.Errorf("%w: its user is not active", tailnet.ErrAPIKeyRefused)
+		}
+		c.User, c.Role = id, users[0].Role
+		c.Tailnet, c.Scopes = users[0].TailnetID, tailnet.ScopesInBoth(c.Scopes, tailnet.RoleScopes(c.Role))
+	}
+	if tailnet.ScopesCover(c.Scopes, tailnet.ScopeAll) {
+		c.Scopes = nil
+	}
+	return c, nil
 }

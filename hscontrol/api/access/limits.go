@@ -29,7 +29,7 @@ const RetryAfter = wrongEvery
 // meters count what each key and each address asks. The zero meters are ready.
 type meters struct {
 	mu     sync.Mutex
-	calls  map[tailnet.KeyID]*rate.Limiter
+	calls  map[string]*rate.Limiter // by Caller.Who
 	wrong  map[netip.Prefix]*rate.Limiter
 	proven map[[sha256.Size]byte]time.Time // secrets that were right, and when
 }
@@ -41,7 +41,7 @@ var (
 
 // guess refuses a key unread that comes from where too many wrong ones came from, so that guessing is slow. Others
 // behind the same address go on working.
-func (m *meters) guess(from string, secret string, now time.Time) error {
+func (m *meters) guess(from, secret string, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := m.wrong[network(from)]
@@ -59,14 +59,14 @@ func (m *meters) failed(from string, now time.Time) {
 }
 
 // call counts a call with a key that is right.
-func (m *meters) call(id tailnet.KeyID, secret string, now time.Time) error {
+func (m *meters) call(who, secret string, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.proven == nil || len(m.proven) >= maxMeters {
 		m.proven = map[[sha256.Size]byte]time.Time{}
 	}
 	m.proven[sha256.Sum256([]byte(secret))] = now
-	if !limiter(&m.calls, id, callsPerSecond, callsAtOnce, now).AllowN(now, 1) {
+	if !limiter(&m.calls, who, callsPerSecond, callsAtOnce, now).AllowN(now, 1) {
 		return errTooManyCalls
 	}
 	return nil
