@@ -42,7 +42,10 @@ func (s *Store) createAPIKey(ctx context.Context, k tailnet.APIKey) (*tailnet.AP
 		if err := t.placeGrant(&row.TailnetID, row.UserID); err != nil {
 			return err
 		}
-		return t.edit().Create(row).Error
+		if err := t.edit().Create(row).Error; err != nil {
+			return err
+		}
+		return t.auditAPIKey("apikey.create", nil, row)
 	})
 	return row, secret, err
 }
@@ -92,7 +95,7 @@ func (s *Store) ListAPIKeys(ctx context.Context) ([]*tailnet.APIKey, error) {
 
 // ExpireAPIKey ends a key now. One that has expired stays as it is.
 func (s *Store) ExpireAPIKey(ctx context.Context, id tailnet.KeyID) error {
-	err := s.write(ctx, func(t *tx) error { return t.expireKey("api_keys", id) })
+	err := s.write(ctx, func(t *tx) error { return t.endAPIKey("apikey.expire", id, t.expireKey) })
 	if err != nil {
 		return fmt.Errorf("expiring API key %d: %w", id, err)
 	}
@@ -101,11 +104,55 @@ func (s *Store) ExpireAPIKey(ctx context.Context, id tailnet.KeyID) error {
 
 // DeleteAPIKey deletes a key.
 func (s *Store) DeleteAPIKey(ctx context.Context, id tailnet.KeyID) error {
-	err := s.write(ctx, func(t *tx) error { return t.deleteKey("api_keys", id) })
+	err := s.write(ctx, func(t *tx) error { return t.endAPIKey("apikey.delete", id, t.deleteKey) })
 	if err != nil {
 		return fmt.Errorf("deleting API key %d: %w", id, err)
 	}
 	return nil
+}
+
+// endAPIKey is endKey for API keys.
+func (t *tx) endAPIKey(action string, id tailnet.KeyID, end func(table string, id tailnet.KeyID) error) error {
+	var k tailnet.APIKey
+	if err := t.look().Take(&k, "id = ?", int64(id)).Error; err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
+		return err
+	}
+	if err := end("api_keys", id); err != nil || action == "apikey.expire" && k.Expiration != nil && !k.Expiration.After(t.now) {
+		return err
+	}
+	return t.auditAPIKey(action, &k, nil)
+}
+
+// auditAPIKey is auditNode for API keys.
+func (t *tx) auditAPIKey(action string, was, became *tailnet.APIKey) error {
+	k, r := became, record{action: action, kind: "apikey"}
+	if was != nil {
+		r.was, k = factsOfAPIKey(was), was
+	}
+	if became != nil {
+		r.became, k = factsOfAPIKey(became), became
+	}
+	r.tailnet, r.id, r.name = k.TailnetID, uint64(k.ID), k.Prefix
+	return t.audit(r)
+}
+
+// grantFacts are what the audit log keeps of what opens the API.
+type grantFacts struct {
+	Description string         `json:"description,omitempty"`
+	UserID      tailnet.UserID `json:"userId,omitempty"`
+	Scopes      []string       `json:"scopes"`
+	Tags        []string       `json:"tags,omitempty"`
+	Expiration  *time.Time     `json:"expiration,omitempty"`
+
+	Kind     string            `json:"kind,omitempty"` // of an OAuth client
+	Issuer   string            `json:"issuer,omitempty"`
+	Subject  string            `json:"subject,omitempty"`
+	Audience string            `json:"audience,omitempty"`
+	Claims   map[string]string `json:"claims,omitempty"`
+}
+
+func factsOfAPIKey(k *tailnet.APIKey) grantFacts {
+	return grantFacts{Description: k.Description, UserID: k.UserID, Scopes: k.Scopes, Tags: k.Tags, Expiration: k.Expiration}
 }
 
 // FindAPIKey finds a key by its ID or, for zero, by its prefix, alone or as part of what is shown of the secret.

@@ -51,7 +51,10 @@ func (s *Store) createOAuthClient(ctx context.Context, c tailnet.OAuthClient) (*
 		if err := t.placeGrant(&row.TailnetID, row.UserID); err != nil {
 			return err
 		}
-		return t.edit().Create(row).Error
+		if err := t.edit().Create(row).Error; err != nil {
+			return err
+		}
+		return t.auditClient("oauthclient.create", nil, row)
 	})
 	return row, secret, err
 }
@@ -107,13 +110,17 @@ func (s *Store) ChangeOAuthClient(ctx context.Context, c tailnet.OAuthClient) (*
 		if row, err = findClient(t.look(), "id = ?", int64(c.ID)); err != nil {
 			return err
 		}
+		before := *row
 		row.Description, row.Scopes, row.Tags = c.Description, c.Scopes, c.Tags
 		row.Issuer, row.Subject, row.Audience, row.Claims = c.Issuer, c.Subject, c.Audience, c.Claims
 		if err := checkClient(row); err != nil {
 			return err
 		}
 		row.UpdatedAt = t.now
-		return t.edit().Save(row).Error
+		if err := t.edit().Save(row).Error; err != nil {
+			return err
+		}
+		return t.auditClient("oauthclient.update", &before, row)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("changing OAuth client %d: %w", c.ID, err)
@@ -154,11 +161,40 @@ func findClient(db *gorm.DB, where string, is any) (*tailnet.OAuthClient, error)
 
 // DeleteOAuthClient deletes a client and its access tokens.
 func (s *Store) DeleteOAuthClient(ctx context.Context, id tailnet.KeyID) error {
-	err := s.write(ctx, func(t *tx) error { return t.deleteKey("oauth_clients", id) })
+	err := s.write(ctx, func(t *tx) error {
+		c, err := findClient(t.look(), "id = ?", int64(id))
+		if err != nil {
+			return err
+		}
+		if err := t.deleteKey("oauth_clients", id); err != nil {
+			return err
+		}
+		return t.auditClient("oauthclient.delete", c, nil)
+	})
 	if err != nil {
 		return fmt.Errorf("deleting OAuth client %d: %w", id, err)
 	}
 	return nil
+}
+
+// auditClient is auditNode for OAuth clients.
+func (t *tx) auditClient(action string, was, became *tailnet.OAuthClient) error {
+	c, r := became, record{action: action, kind: "oauthclient"}
+	if was != nil {
+		r.was, c = factsOfClient(was), was
+	}
+	if became != nil {
+		r.became, c = factsOfClient(became), became
+	}
+	r.tailnet, r.id, r.name = c.TailnetID, uint64(c.ID), c.Prefix
+	return t.audit(r)
+}
+
+func factsOfClient(c *tailnet.OAuthClient) grantFacts {
+	return grantFacts{
+		Description: c.Description, UserID: c.UserID, Scopes: c.Scopes, Tags: c.Tags,
+		Kind: c.Kind, Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience, Claims: c.Claims,
+	}
 }
 
 // VerifyOAuthClient finds the client of a client ID and its secret. ErrAPIKeyRefused if there is none.

@@ -12,6 +12,9 @@ const (
 	ScopeAllRead = "all:read"
 )
 
+// ScopeOwnDevices is what members may do with their own devices. No key is made with it: it is a part of devices:core.
+const ScopeOwnDevices = "devices:own"
+
 // readSuffix is what a scope ends with that only reads.
 const readSuffix = ":read"
 
@@ -86,7 +89,7 @@ func implies(s, want string) bool {
 	case s == ScopeAllRead:
 		return strings.HasSuffix(want, readSuffix)
 	}
-	return s+readSuffix == want
+	return s+readSuffix == want || s == "devices:core" && want == ScopeOwnDevices
 }
 
 // ScopesInBoth are the scopes for what both lists allow.
@@ -110,8 +113,8 @@ func ScopesInBoth(a, b []string) []string {
 	return slices.Compact(both)
 }
 
-// RoleScopes are what a user of a role may do at most. A member has no part in administration; what a member may do is
-// limited to what is their own, besides.
+// RoleScopes are what a user of a role may do at most. A member has no part in administration, and sees and changes only
+// what is their own.
 func RoleScopes(role string) []string {
 	switch role {
 	case "owner", "admin":
@@ -124,5 +127,5 @@ func RoleScopes(role string) []string {
 	case "billing-admin", "auditor":
 		return []string{ScopeAllRead}
 	}
-	return []string{"devices:core", "users:read"}
+	return []string{"devices:core:read", ScopeOwnDevices, "users:read"}
 }

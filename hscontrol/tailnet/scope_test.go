@@ -36,7 +36,7 @@ func TestScopesInBothLaw(t *testing.T) {
 	for _, a := range lists {
 		for _, b := range lists {
 			both := tailnet.ScopesInBoth(a, b)
-			for _, s := range tailnet.Scopes() {
+			for _, s := range append(tailnet.Scopes(), tailnet.ScopeOwnDevices) {
 				want := tailnet.ScopesCover(a, s) && tailnet.ScopesCover(b, s)
 				if got := tailnet.ScopesCover(both, s); got != want {
 					t.Errorf("%v and %v: got %v for %s, want %v", a, b, got, s, want)
@@ -52,7 +52,7 @@ func TestValidateScopes(t *testing.T) {
 			t.Errorf("%s: got %v, want none", s, err)
 		}
 	}
-	for _, s := range []string{"", "dns:write", "dns:read:read", "ALL", "all ", "devices"} {
+	for _, s := range []string{"", "dns:write", "dns:read:read", "ALL", "all ", "devices", "devices:own"} {
 		if _, err := tailnet.ValidateScopes([]string{s}); !errors.Is(err, tailnet.ErrInvalid) {
 			t.Errorf("%q: got %v, want %v", s, err, tailnet.ErrInvalid)
 		}
