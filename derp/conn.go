@@ -198,8 +198,8 @@ func (c *client) read() error {
 		if !c.more() {
 			c.settle()
 			waited = true
-			if n == 0 {
-				runtime.Gosched() // a stream of packets is not to keep others from theirs
+			if c.under != nil && c.under.full() {
+				runtime.Gosched() // a flood is not to keep others from their turn
 			}
 		}
 	}

@@ -14,6 +14,7 @@ func newWire(conn net.Conn, _ bool) net.Conn { return conn }
 
 func (*wire) first() (byte, error)       { return 0, net.ErrClosed }
 func (*wire) more() bool                 { return false }
+func (*wire) full() bool                 { return false }
 func (*wire) hold()                      {}
 func (*wire) offer([]byte) (bool, error) { return true, nil }
 func (*wire) holds() bool                { return false }

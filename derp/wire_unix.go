@@ -27,6 +27,7 @@ type wire struct {
 	from, to int
 	left     int // of the current record
 	err      error
+	brimful  bool // see full
 
 	out struct {
 		sync.Mutex
@@ -83,7 +84,7 @@ func (w *wire) fillFrom(fd uintptr) bool {
 		w.from = 0
 	}
 	for {
-		n, err := syscall.Read(int(fd), w.in[w.to:])
+		n, err := readNow(fd, w.in[w.to:])
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -97,6 +98,7 @@ func (w *wire) fillFrom(fd uintptr) bool {
 			w.err = io.EOF
 		default:
 			w.to += n
+			w.brimful = w.to == len(w.in)
 		}
 		return true
 	}
@@ -210,6 +212,9 @@ func (w *wire) more() bool {
 	return w.to-w.from >= recordHeader && w.to-w.from >= recordLen(have[w.from:w.to])
 }
 
+// full reports whether the last piece from the socket was as large as one can be, so that there is likely more.
+func (w *wire) full() bool { return w.brimful }
+
 func recordLen(b []byte) int { return recordHeader + int(binary.BigEndian.Uint16(b[3:recordHeader])) }
 
 // Write implements net.Conn. The first one is the answer to a ClientHello, or to what is none.
@@ -308,7 +313,7 @@ func (w *wire) tryWrite(b []byte) (n int, err error) {
 
 func (w *wire) writeTo(fd uintptr) {
 	for len(w.out.piece) > 0 {
-		n, err := syscall.Write(int(fd), w.out.piece)
+		n, err := writeNow(fd, w.out.piece)
 		switch {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
