@@ -46,22 +46,33 @@ func (s *Server) Health(ctx context.Context) []api.Fault {
 	if _, err := s.store.Listening(); err != nil {
 		faults = append(faults, api.Fault{Name: "database-notifications", Text: "changes of other servers are seen late, by reading the revisions: " + err.Error()})
 	}
-	if n, err := s.store.Servers(ctx); err == nil && n > 1 && s.relay != nil {
-		faults = append(faults, api.Fault{Name: "embedded-relays", Text: fmt.Sprintf("%d servers use this database, and the relays inside servers do not know each other: set derp.server.enabled to false on all, and enrol relays (headscale derp enroll-keys create)", n)})
-	}
 	for _, st := range loader.Status() {
 		if st.Err != nil {
 			faults = append(faults, api.Fault{Name: "derp-source", Text: fmt.Sprintf("%s cannot be read: %v; the last good copy has %d regions", st.Source, st.Err, st.Regions)})
 		}
 	}
-	if m := s.clientsDERPMap(); m == nil || len(m.Regions) == 0 {
+	if m := s.clientsDERPMap(); !hasRelays(m) {
 		faults = append(faults, api.Fault{Name: "derp-map", Text: "the DERP map is empty: clients behind hard NATs cannot reach each other; turn derp.server.enabled on, name a source in derp.urls or derp.paths, or enrol a relay (headscale derp enroll-keys create)", Severe: true})
 	}
-	return append(faults, s.relayFaults()...)
+	return slices.Concat(faults, s.serversFaults(), s.relayFaults(ctx))
 }
 
-// relayFaults are the relays that enrolled and that clients are not told of, though nobody wanted that.
-func (s *Server) relayFaults() (faults []api.Fault) {
+// hasRelays reports whether a map has any relay that clients may connect to.
+func hasRelays(m *tailcfg.DERPMap) bool {
+	if m == nil {
+		return false
+	}
+	for _, r := range m.Regions {
+		if slices.ContainsFunc(r.Nodes, func(n *tailcfg.DERPNode) bool { return !n.STUNOnly }) {
+			return true
+		}
+	}
+	return false
+}
+
+// relayFaults are the relays that enrolled and that clients are not told of, though nobody wanted that, and what troubles
+// the others.
+func (s *Server) relayFaults(ctx context.Context) (faults []api.Fault) {
 	if !s.config().DERP.Relays.Enabled {
 		return nil
 	}
@@ -69,15 +80,34 @@ func (s *Server) relayFaults() (faults []api.Fault) {
 		faults = append(faults, api.Fault{Name: "relay-region", Text: fmt.Sprintf(
 			"region %d of derp.urls, derp.paths or derp.server.region_id has the number of the enrolled relays of region %s, which are left out: give it another number", r.ID, r.Code)})
 	}
+	loads, err := s.store.RelayLoads(ctx)
+	if err != nil {
+		s.log.Debug("reading how relays do", "err", err) // the database is what health tells of then
+	}
 	told := map[tailnet.RelayID]bool{}
 	for _, v := range s.state.Views() {
 		for _, r := range v.Relays {
-			if r.Healthy || r.Draining || told[r.ID] {
+			if r.Draining || told[r.ID] {
 				continue
 			}
 			told[r.ID] = true
+			if r.Healthy {
+				faults = append(faults, troubles(r, loads[r.ID])...)
+				continue
+			}
 			faults = append(faults, api.Fault{Name: "relay", Text: fmt.Sprintf("relay %s is out of the DERP map: %s", r.Name, r.OutBecause)})
 		}
+	}
+	return faults
+}
+
+// troubles are what a relay that is connected says.
+func troubles(r *tailnet.Relay, l *tailnet.RelayLoad) (faults []api.Fault) {
+	if l == nil || !r.Online {
+		return nil
+	}
+	for _, text := range l.Troubles {
+		faults = append(faults, api.Fault{Name: "relay", Text: fmt.Sprintf("relay %s: %s", r.Name, text)})
 	}
 	return faults
 }
@@ -101,7 +131,7 @@ func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 		DERPMap:     s.clientsDERPMap,
 		ServerKey:   serverKey,
 		ControlURL:  cfg.ServerURL,
-		Embedded:    s.embeddedRelay,
+		Embedded:    s.embeddedRelays,
 		Health:      s.Health,
 		Status:      s.status,
 		Reload:      s.Reload,

@@ -1,10 +1,11 @@
 package hscontrol
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,6 @@ import (
 
 	"github.com/keelscale/keelscale/derp"
 	"github.com/keelscale/keelscale/derp/derpmap"
-	"github.com/keelscale/keelscale/hscontrol/api"
 	"github.com/keelscale/keelscale/hscontrol/config"
 )
 
@@ -40,6 +40,9 @@ func (s *Server) openRelay(ctx context.Context) (err error) {
 			}
 		}
 	}
+	if err := s.joinNeighbours(ctx); err != nil {
+		return err
+	}
 	s.derpMap, err = s.loadDERP(ctx, cfg)
 	return err
 }
@@ -47,7 +50,7 @@ func (s *Server) openRelay(ctx context.Context) (err error) {
 // loadDERP makes a loader for the sources of cfg and reads them. A source that cannot be reached is no error: its last
 // good copy is used, and `health` tells of it.
 func (s *Server) loadDERP(ctx context.Context, cfg *config.Config) (*derpmap.Loader, error) {
-	region, err := s.embeddedRegion(cfg)
+	regions, err := s.embeddedRegions(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +60,7 @@ func (s *Server) loadDERP(ctx context.Context, cfg *config.Config) (*derpmap.Loa
 	}
 	loader, err := derpmap.New(derpmap.Config{
 		Sources:  slices.Concat(cfg.DERP.URLs, cfg.DERP.Paths),
-		Embedded: region,
+		Embedded: regions,
 		CacheDir: filepath.Join(cfg.DataDir, "derpmap"),
 		Every:    every,
 		Changed: func(m *tailcfg.DERPMap) {
@@ -79,8 +82,17 @@ func (s *Server) loadDERP(ctx context.Context, cfg *config.Config) (*derpmap.Loa
 // firstLoad is how long the start waits for the sources of the DERP map; those that are slower come later.
 const firstLoad = 3 * time.Second
 
-// repinned puts the pin of a new certificate into the DERP map.
+// repinned puts the pin of a new certificate into the DERP map, and tells other servers.
 func (s *Server) repinned() {
+	s.refreshDERP()
+	select {
+	case s.near.changed <- struct{}{}:
+	default:
+	}
+}
+
+// refreshDERP puts what has changed about relays inside servers into the DERP map.
+func (s *Server) refreshDERP() {
 	s.mu.Lock()
 	loader := s.derpMap
 	s.mu.Unlock()
@@ -89,75 +101,105 @@ func (s *Server) repinned() {
 	}
 }
 
-// embeddedRegion describes the embedded relay for the DERP map: it is found where the server is.
-func (s *Server) embeddedRegion(cfg *config.Config) (func() []*tailcfg.DERPRegion, error) {
-	if s.relay == nil || !cfg.DERP.Server.AutoAddRegion {
-		return nil, nil
-	}
-	u, err := url.Parse(cfg.ServerURL)
-	if err != nil {
-		return nil, fmt.Errorf("reading server_url: %w", err)
-	}
-	describe := func() (*tailcfg.DERPRegion, error) {
-		cert := s.relayCert(u)
-		host, ip4, ip6 := cert.Published(u.Hostname(), cfg.DERP.Server.IPv4, cfg.DERP.Server.IPv6)
-		return derpmap.Embedded(derpmap.Relay{
-			RegionID:   cfg.DERP.Server.RegionID,
-			RegionCode: cfg.DERP.Server.RegionCode,
-			RegionName: cfg.DERP.Server.RegionName,
-			HostName:   host,
-			IPv4:       ip4,
-			IPv6:       ip6,
-			CertName:   cert.Pin,
-			DERPPort:   serverPort(u),
-			STUNPort:   s.stunPort(),
-		})
-	}
-	if _, err := describe(); err != nil {
-		return nil, err
-	}
-	return func() []*tailcfg.DERPRegion {
-		region, err := describe()
-		if err != nil {
-			s.log.Error("describing the embedded relay", "err", err)
-			return nil
+// embeddedRegions describes the relays inside servers for the DERP map.
+func (s *Server) embeddedRegions(cfg *config.Config) (func() []*tailcfg.DERPRegion, error) {
+	if entry := s.relayEntry(cfg); entry != nil {
+		if _, err := derpmap.Embedded(*entry); err != nil {
+			return nil, err
 		}
-		return []*tailcfg.DERPRegion{region}
-	}, nil
+	}
+	return func() []*tailcfg.DERPRegion { return s.regions(s.relayEntry(cfg)) }, nil
 }
 
-// embeddedRelay is how the embedded relay does, for administrators; nil if there is none.
-func (s *Server) embeddedRelay() *api.EmbeddedRelay {
-	if s.relay == nil {
+// relayEntry is the embedded relay as the DERP map has it: it is found where the server is. Nil if the map shall not
+// have it.
+func (s *Server) relayEntry(cfg *config.Config) *derpmap.Relay {
+	own := cfg.DERP.Server
+	if s.relay == nil || !own.AutoAddRegion {
 		return nil
 	}
-	cfg := s.config()
-	e := &api.EmbeddedRelay{
-		RegionID: cfg.DERP.Server.RegionID, RegionCode: cfg.DERP.Server.RegionCode, RegionName: cfg.DERP.Server.RegionName,
-		Clients: s.relay.Load().Clients,
+	u := s.serverURL()
+	cert := s.relayCert(u)
+	host, ip4, ip6 := cert.Published(u.Hostname(), own.IPv4, own.IPv6)
+	return &derpmap.Relay{
+		RegionID:   own.RegionID,
+		RegionCode: own.RegionCode,
+		RegionName: own.RegionName,
+		HostName:   host,
+		IPv4:       ip4,
+		IPv6:       ip6,
+		CertName:   cert.Pin,
+		DERPPort:   serverPort(u),
+		STUNPort:   s.stunPort(),
 	}
-	if u, err := url.Parse(cfg.ServerURL); err == nil {
-		e.Expires = s.relayCert(u).Expires
-	}
-	region := s.state.DERPMap().Regions[e.RegionID]
-	if region == nil {
-		return e
-	}
-	for _, n := range region.Nodes {
-		e.DERPPort, e.STUNPort = n.DERPPort, max(n.STUNPort, 0)
-		port := strconv.Itoa(cmp.Or(n.DERPPort, 443))
-		hosts := []string{n.IPv4, n.IPv6}
-		if n.CertName == "" || n.IPv4 == "" && n.IPv6 == "" {
-			hosts = []string{n.HostName}
-		}
-		for _, host := range hosts {
-			if host != "" && host != "none" {
-				e.Published = append(e.Published, net.JoinHostPort(host, port))
-			}
-		}
-	}
-	return e
 }
+
+// aboutRelay is what other servers are to know of the embedded relay.
+func (s *Server) aboutRelay(ctx context.Context) (string, error) {
+	cfg := s.config()
+	about := relayAbout{Entry: s.relayEntry(cfg), Mesh: []derp.MeshPeer{s.meshPeer(ctx, cfg)}}
+	text, err := json.Marshal(about)
+	if err != nil {
+		return "", fmt.Errorf("telling other servers of the embedded relay: %w", err)
+	}
+	return string(text), nil
+}
+
+// meshPeer is how other servers connect to the embedded relay: not by server_url, behind which any server may be, but at
+// the addresses of this machine and its own port.
+func (s *Server) meshPeer(ctx context.Context, cfg *config.Config) derp.MeshPeer {
+	u := s.serverURL()
+	p := derp.MeshPeer{Name: u.Hostname()}
+	p.Name, p.Pin = s.cert.own(p.Name)
+	add := func(a netip.Addr, port uint16) {
+		if at := netip.AddrPortFrom(a.Unmap(), port); a.IsValid() && !slices.Contains(p.Addrs, at) {
+			p.Addrs = append(p.Addrs, at)
+		}
+	}
+	if u.Scheme == "http" || s.cert.trusted() { // otherwise what stands there is a proxy
+		add(cfg.DERP.Server.IPv4, uint16(serverPort(u)))
+		add(cfg.DERP.Server.IPv6, uint16(serverPort(u)))
+	}
+	host, text, err := net.SplitHostPort(cfg.ListenAddr)
+	port, portErr := strconv.ParseUint(text, 10, 16)
+	if err != nil || portErr != nil {
+		return p
+	}
+	for _, a := range listens(ctx, host) {
+		add(a, uint16(port))
+	}
+	return p
+}
+
+// listens are the addresses of this machine that host, the one of a listener, stands for.
+func listens(ctx context.Context, host string) []netip.Addr {
+	if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() {
+		return []netip.Addr{a}
+	} else if err != nil && host != "" {
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil
+		}
+		return found
+	}
+	found, err := derp.MachineAddrs()
+	if err != nil || len(found) == 0 {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	}
+	return found
+}
+
+// serverURL is server_url, which was read at the start.
+func (s *Server) serverURL() *url.URL {
+	u, err := url.Parse(s.config().ServerURL)
+	if err != nil {
+		return &url.URL{}
+	}
+	return u
+}
+
+// relayExpires is when the certificate of the embedded relay ends; zero where it is none of its own.
+func (s *Server) relayExpires() time.Time { return s.relayCert(s.serverURL()).Expires }
 
 // relayCert is the certificate that clients of the embedded relay are to meet. Where server_url is https and the
 // certificate is our own all the same, a proxy with another one stands in front.

@@ -62,6 +62,9 @@ func (s *Server) keepRelay(ctx context.Context) error {
 	if err != nil {
 		s.log.Warn("what the embedded relay has sent in this month is not known; it is counted from now on", "err", err)
 	}
+	if was, err := derp.ReadTraffic(s.monthFile(), time.Now()); err == nil { // otherwise it was told of above
+		s.relay.Resume(was)
+	}
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	wait.Go(func() { s.keepMonth(ctx) })
@@ -149,15 +152,10 @@ func (s *Server) relayLimits(r *control.RelayRules, used uint64) derp.Limits {
 	return l
 }
 
-// keepMonth writes down what the embedded relay has sent, while there is a quota, until ctx ends.
+// keepMonth writes down what the embedded relay has carried, until ctx ends.
 func (s *Server) keepMonth(ctx context.Context) {
-	s.relay.KeepMonth(ctx, func() string {
-		if s.config().DERP.Limits.MonthlyQuota > 0 {
-			return s.monthFile()
-		}
-		return ""
-	}, func(_ string, err error) {
-		s.log.Error("writing down what the embedded relay has sent", "err", err)
+	s.relay.KeepMonth(ctx, s.monthFile, func(_ string, err error) {
+		s.log.Error("writing down what the embedded relay has carried", "err", err)
 	})
 }
 

@@ -8,6 +8,8 @@
 //	tls.go        certificates, and both TLS and plain HTTP on one port
 //	relay.go      the embedded relay and the DERP map
 //	relaylimits.go  whom the embedded relay serves, and how much
+//	neighbours.go the relays inside the other servers of the database
+//	relaylist.go  how they do, for administrators
 //	reload.go     SIGHUP
 //	keeping.go    what happens by the clock
 package hscontrol
@@ -57,6 +59,7 @@ type Server struct {
 	control *control.Control
 	relay   *derp.Relay // nil: none is embedded
 	guests  guests
+	near    neighbours
 	stun    *derp.STUN
 	api     *api.Server
 	cert    *certificate
@@ -126,6 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 	rooms.Go(func() error { return s.keep(inner) })
 	rooms.Go(func() error { return s.followDERP(inner) })
 	rooms.Go(func() error { return s.keepRelay(inner) })
+	rooms.Go(func() error { return s.keepNeighbours(inner) })
 	rooms.Go(func() error { return s.watch(inner) })
 	rooms.Go(func() error { return s.cert.run(inner) })
 

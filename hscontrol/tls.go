@@ -1,8 +1,11 @@
 package hscontrol
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -66,6 +69,20 @@ func (c *certificate) published() derp.CertInfo {
 		return list[0]
 	}
 	return derp.CertInfo{}
+}
+
+// own is by what name to ask for the certificate, and its pin; no pin where an authority vouches for it and nobody knows it
+// beforehand. host is the name in server_url.
+func (c *certificate) own(host string) (name, pin string) {
+	switch {
+	case c.files != nil:
+		sum := sha256.Sum256(c.files.Load().Certificate[0])
+		return host, "sha256-raw:" + hex.EncodeToString(sum[:])
+	case c.acme != nil:
+		return host, ""
+	}
+	info := c.published()
+	return cmp.Or(info.Name, host), info.Pin
 }
 
 func (c *certificate) tlsConfig() *tls.Config {

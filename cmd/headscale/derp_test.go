@@ -16,7 +16,8 @@ func TestRelayList(t *testing.T) {
 		return []*headscalev1.RelayCertificate{{Expires: timestamppb.New(now.Add(d))}}
 	}
 	relays := []*headscalev1.Relay{
-		{Name: "embedded", RegionId: 999, RegionCode: "headscale", Embedded: true, Online: true, Healthy: true, Clients: 4, SeenAt: timestamppb.New(now)},
+		{Name: "embedded", RegionId: 999, RegionCode: "headscale", Embedded: true, Online: true, Healthy: true, Clients: 4, SeenAt: timestamppb.New(now),
+			Today: &headscalev1.RelayTraffic{Sent: 5 << 20}, Month: &headscalev1.RelayTraffic{Sent: 1 << 30}},
 		{Id: 1, Name: "home-1", RegionId: 901, RegionCode: "home", Published: []string{"203.0.113.7:443", "[2001:db8::7]:443"},
 			Certificates: until(90 * 24 * time.Hour), Online: true, Healthy: true, Clients: 12, SeenAt: timestamppb.New(now),
 			Today: &headscalev1.RelayTraffic{Sent: 1288490189}, Month: &headscalev1.RelayTraffic{Sent: 1 << 40}, LatencyMs: 8.25, LatencyNodes: 7},
@@ -26,7 +27,7 @@ func TestRelayList(t *testing.T) {
 	}
 	want := "" +
 		"ID | Name     | Region        | Address                            | Certificate until     | Clients | Sent today | This month | Latency | Health                                                                                       | Tailnet\n" +
-		"-  | embedded | 999 headscale | -                                  | -                     | 4       | -          | -          | -       | healthy                                                                                      | all\n" +
+		"-  | embedded | 999 headscale | -                                  | -                     | 4       | 5.0 MiB    | 1.0 GiB    | -       | healthy                                                                                      | all\n" +
 		"1  | home-1   | 901 home      | 203.0.113.7:443, [2001:db8::7]:443 | 2026-05-30            | 12      | 1.2 GiB    | 1.0 TiB    | 8.2 ms  | healthy                                                                                      | all\n" +
 		"2  | home-2   | 901 home      | -                                  | 2026-03-02, 24 h left | -       | 0 B        | 0 B        | 82 ms   | out of the map: it does not answer at 203.0.113.8:443, not connected to the server, draining | all\n" +
 		"3  | fra      | 902 fra       | -                                  | 2026-03-01, expired   | -       | 0 B        | 0 B        | -       | evil?[31m                                                                                    | lab\n"

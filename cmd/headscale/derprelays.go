@@ -17,7 +17,7 @@ func (c *cli) derpList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls", "show"},
-		Short:   "list the relays that enrolled, and the one inside the server, with how they do",
+		Short:   "list the relays that enrolled, and those inside servers, with how they do",
 		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.ask(cmd.Context(), func(ctx context.Context, server client) error {
@@ -51,13 +51,12 @@ func relayList(relays []*headscalev1.Relay, now time.Time) *table {
 			firstOf(list(r.GetPublished()), "-"),
 			certificateEnd(r, now),
 			relayClients(r),
-			"-", "-",
+			size(r.GetToday().GetSent()), size(r.GetMonth().GetSent()),
 			relayLatency(r),
 			relayHealth(r),
 		}
 		if !r.GetEmbedded() {
 			row[0] = strconv.FormatUint(r.GetId(), 10)
-			row[6], row[7] = size(r.GetToday().GetSent()), size(r.GetMonth().GetSent())
 		}
 		if ofOne {
 			row = append(row, firstOf(r.GetTailnet(), "all"))

@@ -59,8 +59,8 @@ type Config struct {
 	// server.
 	ServerKey  key.MachinePublic
 	ControlURL string
-	// Embedded is the relay inside this server. Nil, or no relay: there is none.
-	Embedded func() *EmbeddedRelay
+	// Embedded are the relays inside this server and inside the others that share its database. Nil: there are none.
+	Embedded func() []*EmbeddedRelay
 	// Health is what is not as it should be, beside the database. Nil: nothing is known.
 	Health func(ctx context.Context) []Fault
 	// Status is with what the server runs.
@@ -89,14 +89,20 @@ type Status struct {
 	ReloadError string // of the last reload; empty when it worked
 }
 
-// EmbeddedRelay is how the relay inside this server does. Expires is zero where it has no certificate of its own.
+// EmbeddedRelay is how the relay inside a server does. Expires is zero where it has no certificate of its own.
 type EmbeddedRelay struct {
+	Name                   string
 	RegionID               int
 	RegionCode, RegionName string
 	Published              []string // host:port
 	DERPPort, STUNPort     int
 	Expires                time.Time
+	SeenAt                 time.Time // when it said what follows; zero: never
 	Clients                int
+	Traffic                tailnet.RelayTraffic
+	Troubles               []string
+	Online                 bool   // its server says that it lives
+	OutBecause             string // why clients are not told of it; empty: they are
 }
 
 // Reloaded is what a reload did, by keys of the configuration.

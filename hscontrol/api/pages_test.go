@@ -37,7 +37,9 @@ func crowd(t *testing.T) (*bench, string) {
 	t.Helper()
 	b := newBench(t, func(c *api.Config) {
 		c.ServerKey, c.ControlURL = key.NewMachine().Public(), "https://head.example.com"
-		c.Embedded = func() *api.EmbeddedRelay { return &api.EmbeddedRelay{RegionID: 999, RegionCode: "here"} }
+		c.Embedded = func() []*api.EmbeddedRelay {
+			return []*api.EmbeddedRelay{{Name: "embedded", RegionID: 999, RegionCode: "here"}}
+		}
 	})
 	ctx := t.Context()
 	for i := range 7 {

@@ -18,7 +18,7 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// ListRelays lists the relays that enrolled, and the one inside this server, with how they do.
+// ListRelays lists the relays that enrolled, and those inside the servers, with how they do.
 func (s *Server) ListRelays(ctx context.Context, req *headscalev1.ListRelaysRequest) (*headscalev1.ListRelaysResponse, error) {
 	f := store.RelayFilter{OwnedBy: access.Of(ctx).Tailnet}
 	if name := req.GetTailnet(); name != "" && name != allTailnets {
@@ -38,7 +38,7 @@ func (s *Server) ListRelays(ctx context.Context, req *headscalev1.ListRelaysRequ
 	}
 	resp := &headscalev1.ListRelaysResponse{}
 	if s.cfg.Embedded != nil && everything(ctx) == nil {
-		if e := s.cfg.Embedded(); e != nil {
+		for _, e := range s.cfg.Embedded() {
 			resp.Relays = append(resp.Relays, l.embedded(e))
 		}
 	}
@@ -121,7 +121,7 @@ func (s *Server) relay(ctx context.Context, ref string) (*tailnet.Relay, error) 
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 && ref == embeddedName {
+	if len(found) == 0 && s.isEmbedded(ref) {
 		return nil, invalid("the relay inside the server is not enrolled: derp.server in the configuration is about it")
 	}
 	if len(found) == 0 || !mayReach(ctx, found[0].TailnetID) {
@@ -305,23 +305,31 @@ func (l *relayLook) measure(m *headscalev1.Relay) {
 	m.LatencyMs, m.LatencyNodes = median*1000, uint32(nodes)
 }
 
-// embeddedName is how the relay inside this server is listed.
-const embeddedName = "embedded"
+// isEmbedded reports whether that is how a relay inside a server is listed.
+func (s *Server) isEmbedded(name string) bool {
+	return s.cfg.Embedded != nil && slices.ContainsFunc(s.cfg.Embedded(), func(e *EmbeddedRelay) bool { return e.Name == name })
+}
 
 func (l *relayLook) embedded(e *EmbeddedRelay) *headscalev1.Relay {
 	m := &headscalev1.Relay{
-		Name:       embeddedName,
+		Name:       e.Name,
 		RegionId:   uint32(e.RegionID),
 		RegionCode: e.RegionCode,
 		RegionName: e.RegionName,
 		Published:  e.Published,
 		DerpPort:   uint32(e.DERPPort),
 		StunPort:   uint32(e.STUNPort),
-		Online:     true,
-		Healthy:    true,
+		Online:     e.Online,
+		Healthy:    e.OutBecause == "",
+		OutBecause: e.OutBecause,
+		Troubles:   e.Troubles,
 		Clients:    uint64(e.Clients),
-		SeenAt:     timestamp(&l.now),
+		Today:      trafficMessage(e.Traffic.Today),
+		Month:      trafficMessage(e.Traffic.Month),
 		Embedded:   true,
+	}
+	if !e.SeenAt.IsZero() {
+		m.SeenAt = timestamp(&e.SeenAt)
 	}
 	if !e.Expires.IsZero() {
 		m.Certificates = []*headscalev1.RelayCertificate{{Expires: timestamp(&e.Expires)}}

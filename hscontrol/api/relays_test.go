@@ -189,7 +189,9 @@ func TestRelayKeys(t *testing.T) {
 // TestRelaysOfOneTailnet: an API key of one tailnet is about that one's own relays.
 func TestRelaysOfOneTailnet(t *testing.T) {
 	b := withRelays(t, func(c *api.Config) {
-		c.Embedded = func() *api.EmbeddedRelay { return &api.EmbeddedRelay{RegionID: 999, Clients: 5} }
+		c.Embedded = func() []*api.EmbeddedRelay {
+			return []*api.EmbeddedRelay{{Name: "embedded", RegionID: 999, Clients: 5}}
+		}
 	})
 	b.tailnet(t, "lab")
 	global, own := b.enrol(t, "", "fra"), b.enrol(t, "lab", "home")

@@ -72,17 +72,17 @@ func relayRegions(s *tailnet.Snapshot) map[int]*tailcfg.DERPRegion {
 	}
 	for _, r := range returning {
 		if regions[int(r.RegionID)] == nil { // otherwise the region changes when the relay is there
-			put(s.Regions[r.RegionID], placeholder(r))
+			put(s.Regions[r.RegionID], Placeholder(int(r.RegionID), r.Name))
 		}
 	}
 	return regions
 }
 
-// placeholder holds the place of a relay that returns: a node that clients neither measure nor connect to. A region
+// Placeholder holds the place of a relay that returns: a node that clients neither measure nor connect to. A region
 // without nodes is more than clients before v1.86 bear.
-func placeholder(r *tailnet.Relay) *tailcfg.DERPNode {
+func Placeholder(region int, name string) *tailcfg.DERPNode {
 	return &tailcfg.DERPNode{
-		Name: r.Name, RegionID: int(r.RegionID), HostName: r.Name + ".invalid", IPv4: "none", IPv6: "none",
+		Name: name, RegionID: region, HostName: name + ".invalid", IPv4: "none", IPv6: "none",
 		STUNPort: -1, STUNOnly: true,
 	}
 }
