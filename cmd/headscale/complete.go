@@ -44,7 +44,7 @@ func roles(*question) ([]string, error) {
 func flagSources() map[string]map[string]source {
 	return map[string]map[string]source{
 		"": {
-			"output": words("json", "json-line", "yaml"), "user": users, "namespace": users, "tailnet": tailnets,
+			"output": words("json", "json-line", "yaml"), "output-compat": words(compat029, compat015), "user": users, "namespace": users, "tailnet": tailnets,
 			"tags": tags, "role": roles, "node": nodesByAny,
 		},
 		"users":       {"identifier": userIDs, "name": userNames},

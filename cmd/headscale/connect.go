@@ -42,6 +42,10 @@ func (c *cli) ask(ctx context.Context, do func(context.Context, client) error) e
 	if err != nil {
 		return err
 	}
+	c.compat = firstOf(c.compat, where.CLI.OutputCompat)
+	if err := c.checkCompat(); err != nil {
+		return err
+	}
 	return c.askAt(ctx, where, do)
 }
 

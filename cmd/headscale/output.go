@@ -21,9 +21,16 @@ func (c *cli) show(sentence string, m proto.Message) error {
 	if c.output == "" {
 		return c.say("%s", sentence)
 	}
-	data, err := shape.Marshal(m)
+	plain, object := c.said029(sentence, m)
+	if plain {
+		return c.say("%s", sentence)
+	}
+	if object != nil {
+		return c.showAny(sentence, object)
+	}
+	data, err := c.encode(m)
 	if err != nil {
-		return fmt.Errorf("writing the answer: %w", err)
+		return err
 	}
 	return c.write(data)
 }
@@ -45,9 +52,12 @@ func showList[M proto.Message](c *cli, list []M, t *table) error {
 	if c.output == "" {
 		return t.write(c.out, c.colour())
 	}
-	items, err := raw(list)
-	if err != nil {
-		return err
+	items := make([]json.RawMessage, len(list))
+	for i, m := range list {
+		var err error
+		if items[i], err = c.encode(m); err != nil {
+			return err
+		}
 	}
 	return c.showAny("", items)
 }
@@ -81,7 +91,11 @@ func (c *cli) write(data []byte) error {
 		err = json.Compact(&out, data)
 		out.WriteByte('\n')
 	default:
-		err = json.Indent(&out, data, "", "  ")
+		indent := "  "
+		if c.compat == compat029 {
+			indent = "\t"
+		}
+		err = json.Indent(&out, data, "", indent)
 		out.WriteByte('\n')
 	}
 	if err != nil {

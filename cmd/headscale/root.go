@@ -27,6 +27,7 @@ type cli struct {
 	apiKey     string
 	insecure   bool
 	output     string // "", json, json-line or yaml
+	compat     string // "", or the release whose answers are wanted
 	force      bool
 	tailnet    string   // of the commands that have --tailnet
 	bypass     bool     // of the policy commands
@@ -117,6 +118,7 @@ the one on this machine, over its unix socket, or another one with --address and
 	f := root.PersistentFlags()
 	f.StringVarP(&c.configFile, "config", "c", "", "`file` with the configuration (or HEADSCALE_CONFIG; default: config.yaml in /etc/headscale, ~/.headscale or here)")
 	f.StringVarP(&c.output, "output", "o", "", "`form` of the answer for programs: json, json-line or yaml")
+	f.StringVar(&c.compat, "output-compat", "", "`release` whose JSON and YAML to write: 0.29 (or HEADSCALE_CLI_OUTPUT_COMPAT); 0.15 for the table of routes")
 	f.BoolVar(&c.force, "force", false, "ask nothing")
 	f.StringVar(&c.socket, "socket", "", "unix socket of the server on this `path` (or HEADSCALE_UNIX_SOCKET)")
 	f.StringVar(&c.address, "address", "", "`host:port` of the gRPC of a server elsewhere (or HEADSCALE_CLI_ADDRESS)")
@@ -160,7 +162,8 @@ func (c *cli) checkOutput() error {
 	if forms := []string{"", "json", "json-line", "yaml"}; !slices.Contains(forms, c.output) {
 		return fmt.Errorf("there is no output form %q: use json, json-line or yaml", c.output)
 	}
-	return nil
+	c.compat = firstOf(c.compat, c.getenv("HEADSCALE_CLI_OUTPUT_COMPAT"))
+	return c.checkCompat()
 }
 
 // generation is whose words a command answers in: today's, or those of headscale 0.15, which scripts may look for.

@@ -47,7 +47,6 @@ type routes struct {
 	node   string
 	routes []string
 	all    bool
-	compat string
 }
 
 func (r *routes) fill(cmd *cobra.Command) {
@@ -59,7 +58,6 @@ func (r *routes) flags(cmd *cobra.Command, act string) {
 	if act != "" {
 		cmd.Flags().StringSliceVarP(&r.routes, "route", "r", nil, "`routes` to "+act+": prefixes with -i, or IDs of routes")
 	}
-	cmd.Flags().StringVar(&r.compat, "output-compat", "", "`release` whose table to write: 0.15")
 }
 
 func (r *routes) list() *cobra.Command {
@@ -99,10 +97,8 @@ func (r *routes) showNode(ctx context.Context, server client, id uint64) error {
 
 func (r *routes) print(routes []*headscalev1.Route) error {
 	t := newTable("ID", "Node", "Prefix", "Advertised", "Enabled", "Primary")
-	if r.compat == "0.15" {
+	if r.compat == compat015 {
 		t = newTable("Route", "Enabled")
-	} else if r.compat != "" {
-		return fmt.Errorf("there is no table of release %q: leave --output-compat out, or write 0.15", r.compat)
 	}
 	for _, route := range routes {
 		row := []string{
@@ -113,7 +109,7 @@ func (r *routes) print(routes []*headscalev1.Route) error {
 			strconv.FormatBool(route.GetEnabled()),
 			primary(route),
 		}
-		if r.compat == "0.15" {
+		if r.compat == compat015 {
 			row = []string{row[2], row[4]}
 		}
 		t.add(row...)

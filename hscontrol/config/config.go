@@ -228,6 +228,8 @@ type CLI struct {
 	Timeout time.Duration `key:"timeout"`
 	// Insecure checks no certificate.
 	Insecure bool `key:"insecure"`
+	// OutputCompat is the release whose JSON and YAML the command line writes; empty is today's.
+	OutputCompat string `key:"output_compat"`
 }
 
 // CORS says which pages of other origins may use the API in a browser.
