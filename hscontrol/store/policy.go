@@ -23,6 +23,16 @@ func (s *Store) PutPolicy(ctx context.Context, id tailnet.ID, text, source strin
 // PutPolicyVersion puts a text into force in a tailnet (zero: default). The former ones are kept. The text of the newest
 // version writes nothing and returns that version.
 func (s *Store) PutPolicyVersion(ctx context.Context, v tailnet.PolicyVersion) (*tailnet.PolicyVersion, error) {
+	return s.putPolicy(ctx, v, nil)
+}
+
+// ReplacePolicy is PutPolicyVersion as long as the newest version is the given one (0: there has never been one).
+// ErrStale if it is not.
+func (s *Store) ReplacePolicy(ctx context.Context, v tailnet.PolicyVersion, newest uint64) (*tailnet.PolicyVersion, error) {
+	return s.putPolicy(ctx, v, &newest)
+}
+
+func (s *Store) putPolicy(ctx context.Context, v tailnet.PolicyVersion, over *uint64) (*tailnet.PolicyVersion, error) {
 	v.TailnetID = s.orDefault(v.TailnetID)
 	err := checkText(v.Text, maxPolicy)
 	for _, text := range []string{v.Source, v.Author, v.Origin, v.Note} {
@@ -37,6 +47,9 @@ func (s *Store) PutPolicyVersion(ctx context.Context, v tailnet.PolicyVersion) (
 			return err
 		}
 		former, err := newestPolicy(t.look(), v.TailnetID)
+		if err == nil && over != nil && (former == nil && *over != 0 || former != nil && former.ID != *over) {
+			return fmt.Errorf("%w: the policy was changed meanwhile: read it again", tailnet.ErrStale)
+		}
 		if version = former; err != nil || version != nil && version.Text == v.Text {
 			return err
 		}

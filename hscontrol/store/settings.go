@@ -148,13 +148,16 @@ func (s *Store) UnpinNode(ctx context.Context, id tailnet.NodeID) (*tailnet.Node
 }
 
 // SetUserStatus makes a user tailnet.UserActive, UserSuspended or UserNeedsApproval, if its state is one of from (none:
-// any). ErrConflict if it is not.
+// any). ErrConflict if it is not, and for the last owner of a tailnet, who stays active.
 func (s *Store) SetUserStatus(ctx context.Context, id tailnet.UserID, status string, from ...string) (*tailnet.User, error) {
-	return s.changeUser(ctx, "setting the state of", id, func(u *tailnet.User) error {
+	return s.rewriteUser(ctx, "setting the state of", id, func(t *tx, u *tailnet.User) error {
 		if len(from) > 0 && !slices.Contains(from, u.Status) {
 			return fmt.Errorf("%w: user %q is %s", tailnet.ErrConflict, u.Name, stateText(u.Status))
 		}
 		u.Status = status
+		if status != tailnet.UserActive {
+			return t.notLastOwner(u)
+		}
 		return nil
 	})
 }
@@ -174,29 +177,51 @@ func (s *Store) SetUserRole(ctx context.Context, id tailnet.UserID, role string)
 	if err := tailnet.ValidateRole(role); err != nil {
 		return nil, fmt.Errorf("setting the role of user %d: %w", id, err)
 	}
-	var row *tailnet.User
-	err := s.write(ctx, func(t *tx) (err error) {
-		if row, err = t.user(id); err != nil {
-			return err
-		}
-		if row.Role == role || row.Role == "" && role == "member" {
+	return s.rewriteUser(ctx, "setting the role of", id, func(t *tx, u *tailnet.User) error {
+		if u.Role == role || u.Role == "" && role == "member" {
 			return nil
 		}
-		if row.Role == "owner" {
-			if other, err := t.exists("SELECT 1 FROM users WHERE tailnet_id = ? AND role = 'owner' AND id <> ?", int64(row.TailnetID), int64(id)); err != nil || !other {
-				return errors.Join(err, fmt.Errorf("%w: user %q is the last owner: make somebody else one first", tailnet.ErrConflict, row.Name))
-			}
-		}
-		before := *row
-		row.Role, row.UpdatedAt = role, t.now
-		if err := t.edit().Save(row).Error; err != nil {
+		if err := t.notLastOwner(u); err != nil {
 			return err
 		}
-		t.changed(row.TailnetID, kindUser, uint64(id))
-		return t.auditUser("user.role", &before, row)
+		u.Role = role
+		return nil
 	})
+}
+
+// RemoveUser deletes a user with all nodes and keys. ErrConflict for the last owner of a tailnet.
+func (s *Store) RemoveUser(ctx context.Context, id tailnet.UserID) error {
+	return s.deleteUser(ctx, id, true)
+}
+
+func (t *tx) removeNodesOf(id tailnet.UserID) error {
+	u, err := t.user(id)
 	if err != nil {
-		return nil, fmt.Errorf("setting the role of user %d: %w", id, err)
+		return err
 	}
-	return row, nil
+	if err := t.notLastOwner(u); err != nil {
+		return err
+	}
+	nodes, err := t.nodesWhere("n.user_id = ? ORDER BY n.id", int64(id))
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if err := t.removeNode(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notLastOwner refuses what would leave a tailnet that has an owner without one.
+func (t *tx) notLastOwner(u *tailnet.User) error {
+	if u.Role != "owner" {
+		return nil
+	}
+	other, err := t.exists("SELECT 1 FROM users WHERE tailnet_id = ? AND role = 'owner' AND status = '' AND id <> ?", int64(u.TailnetID), int64(u.ID))
+	if err == nil && !other {
+		err = fmt.Errorf("%w: user %q is the last owner: make somebody else one first", tailnet.ErrConflict, u.Name)
+	}
+	return err
 }

@@ -71,13 +71,18 @@ func (s *Store) RenameUser(ctx context.Context, id tailnet.UserID, name string) 
 }
 
 func (s *Store) changeUser(ctx context.Context, act string, id tailnet.UserID, change func(*tailnet.User) error) (*tailnet.User, error) {
+	return s.rewriteUser(ctx, act, id, func(_ *tx, u *tailnet.User) error { return change(u) })
+}
+
+// rewriteUser is changeUser for changes that look at more than the user.
+func (s *Store) rewriteUser(ctx context.Context, act string, id tailnet.UserID, change func(*tx, *tailnet.User) error) (*tailnet.User, error) {
 	var row *tailnet.User
 	err := s.write(ctx, func(t *tx) (err error) {
 		if row, err = t.user(id); err != nil {
 			return err
 		}
 		before := *row
-		if err := change(row); err != nil || *row == before {
+		if err := change(t, row); err != nil || *row == before {
 			return err
 		}
 		row.UpdatedAt = t.now
@@ -195,10 +200,19 @@ func (s *Store) usersMeant(ctx context.Context, id tailnet.ID, ref string) ([]*t
 
 // DeleteUser deletes a user and its keys. ErrConflict while it owns nodes.
 func (s *Store) DeleteUser(ctx context.Context, id tailnet.UserID) error {
+	return s.deleteUser(ctx, id, false)
+}
+
+func (s *Store) deleteUser(ctx context.Context, id tailnet.UserID, nodesToo bool) error {
 	err := s.write(ctx, func(t *tx) error {
 		u, err := t.user(id)
 		if err != nil {
 			return err
+		}
+		if nodesToo {
+			if err := t.removeNodesOf(id); err != nil {
+				return err
+			}
 		}
 		var nodes int64
 		if err := t.queryRow("SELECT COUNT(*) FROM nodes WHERE user_id = ?", int64(id)).Scan(&nodes); err != nil {

@@ -15,9 +15,11 @@ func operations() []operation {
 		get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
 		core, routes               = "devices:core", "devices:routes"
 		read                       = ":read"
-		t, d                       = "/tailnet/{tailnet}", "/device/{device}"
+		posture, users             = "devices:posture_attributes", "users"
+		t, d, u                    = "/tailnet/{tailnet}", "/device/{device}", "/users/{user}"
+		i, w                       = "/user-invites/{invite}", "/webhooks/{webhook}"
 	)
-	return []operation{
+	list := []operation{
 		{get, t + "/devices", core + read, listDevices},
 		{get, d, core + read, getDevice},
 		{del, d, core, changeDevice(deleteDevice)},
@@ -29,5 +31,85 @@ func operations() []operation {
 		{post, d + "/ip", core, changeDevice(addressDevice)},
 		{get, d + "/routes", routes + read, getRoutes},
 		{post, d + "/routes", routes, setRoutes},
+
+		{get, d + "/attributes", posture + read, getAttributes},
+		{post, d + "/attributes/{attribute}", posture, setAttribute},
+		{del, d + "/attributes/{attribute}", posture, deleteAttribute},
+		{patch, t + "/device-attributes", posture, patchAttributes},
+		{get, d + "/device-invites", "device_invites" + read, listDeviceInvites},
+		{post, d + "/device-invites", "device_invites", shareDevice},
+
+		{get, t + "/keys", "", listKeys}, // which scope it takes depends on the kind of key
+		{post, t + "/keys", "", createKey},
+		{get, t + "/keys/{key}", "", getKey},
+		{put, t + "/keys/{key}", "", setKey},
+		{del, t + "/keys/{key}", "", deleteKey},
+
+		{get, t + "/acl", "policy_file" + read, getPolicy},
+		{post, t + "/acl", "policy_file", setPolicy},
+		{post, t + "/acl/validate", "policy_file" + read, validatePolicy},
+
+		{get, t + "/dns/nameservers", "dns" + read, getNameservers},
+		{post, t + "/dns/nameservers", "dns", setNameservers},
+		{get, t + "/dns/searchpaths", "dns" + read, getSearchPaths},
+		{post, t + "/dns/searchpaths", "dns", setSearchPaths},
+		{get, t + "/dns/preferences", "dns" + read, getDNSPreferences},
+		{post, t + "/dns/preferences", "dns", setDNSPreferences},
+		{get, t + "/dns/split-dns", "dns" + read, getSplitDNS},
+		{put, t + "/dns/split-dns", "dns", setSplitDNS},
+		{patch, t + "/dns/split-dns", "dns", patchSplitDNS},
+		{get, t + "/dns/configuration", "dns" + read, getDNS},
+		{post, t + "/dns/configuration", "dns", setDNS},
+
+		{get, t + "/users", users + read, listUsers},
+		{get, u, users + read, getUser},
+		{post, u + "/approve", users, changePerson(approveUser)},
+		{post, u + "/suspend", users, changePerson(suspendUser)},
+		{post, u + "/restore", users, changePerson(restoreUser)},
+		{post, u + "/delete", users, changePerson(deleteUser)},
+		{post, u + "/role", users, changePerson(setUserRole)},
+		{get, t + "/user-invites", "user_invites" + read, listUserInvites},
+		{post, t + "/user-invites", "user_invites", inviteUsers},
+		{get, i, "user_invites" + read, getUserInvite},
+		{del, i, "user_invites", deleteUserInvite},
+		{post, i + "/resend", "user_invites", resendUserInvite},
+
+		{get, t + "/settings", "feature_settings" + read, getSettings},
+		{patch, t + "/settings", "feature_settings", patchSettings},
+		{get, t + "/contacts", "account_settings" + read, getContacts},
+		{patch, t + "/contacts/{contact}", "account_settings", patchContact},
+		{post, t + "/contacts/{contact}/resend-verification-email", "account_settings", verifyContact},
+
+		{get, t + "/webhooks", "webhooks" + read, listWebhooks},
+		{post, t + "/webhooks", "webhooks", createWebhook},
+		{get, w, "webhooks" + read, getWebhook},
+		{patch, w, "webhooks", updateWebhook},
+		{del, w, "webhooks", deleteWebhook},
+		{post, w + "/test", "webhooks", testWebhook},
+		{post, w + "/rotate", "webhooks", rotateWebhook},
+
+		{get, t + "/logging/configuration", "logs:configuration" + read, getAuditLog},
+		{get, t + "/logging/network", "logs:network" + read, getFlowLogs},
+		{get, t + "/logging/{log}/stream", "log_streaming" + read, getStream},
+		{put, t + "/logging/{log}/stream", "log_streaming", setStream},
+		{del, t + "/logging/{log}/stream", "log_streaming", deleteStream},
+		{post, t + "/aws-external-id", "log_streaming", awsExternalID},
+		{post, t + "/aws-external-id/{external}/validate-aws-trust-policy", "log_streaming", awsExternalID},
+
+		{get, t + "/posture/integrations", "feature_settings" + read, listPosture},
+		{post, t + "/posture/integrations", "feature_settings", createPosture},
+		{get, "/posture/integrations/{integration}", "feature_settings" + read, onePosture},
+		{patch, "/posture/integrations/{integration}", "feature_settings", onePosture},
+		{del, "/posture/integrations/{integration}", "feature_settings", onePosture},
 	}
+	for _, services := range []string{t + "/vip-services", t + "/services"} { // older and newer name
+		list = append(list,
+			operation{get, services, "services" + read, listServices},
+			operation{get, services + "/{service}", "services" + read, getService},
+			operation{put, services + "/{service}", "services", putService},
+			operation{del, services + "/{service}", "services", deleteService},
+			operation{get, services + "/{service}/devices", "services" + read, serviceDevices},
+		)
+	}
+	return list
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/api/access"
+	"github.com/keelscale/keelscale/hscontrol/hooks"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -39,6 +40,11 @@ type Config struct {
 	AwaitPolicy func(ctx context.Context, id tailnet.ID, version uint64) error
 	// PolicyFile is the file that holds the policy, so that it cannot be set here; empty: it can.
 	PolicyFile string
+
+	// WebhookSecret is what requests to an endpoint are signed with.
+	WebhookSecret func(*tailnet.Webhook) string
+	// Hooks send the audit log to where administrators want it.
+	Hooks *hooks.Hooks
 
 	// NodeExpiry is how long keys of users' nodes are good where nothing is set for a tailnet; 0: for ever.
 	NodeExpiry time.Duration
