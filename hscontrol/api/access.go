@@ -30,15 +30,18 @@ func (s *Server) trust(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 	return next(access.With(ctx, c), req)
 }
 
-// authenticate asks for an API key, at one of the doors.
+// authenticate asks for an API key, at one of the doors, and for the scope that the method needs.
 func (s *Server) authenticate(via string) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		var authorization string
 		if sent := metadata.ValueFromIncomingContext(ctx, "authorization"); len(sent) > 0 {
 			authorization = sent[0]
 		}
 		c, err := s.guard.Authenticate(ctx, authorization, address(ctx))
 		if err != nil {
+			return nil, err
+		}
+		if err := permit(c, info.FullMethod); err != nil {
 			return nil, err
 		}
 		c.Via = via
@@ -98,13 +101,21 @@ func (s *Server) tailnetOrAll(ctx context.Context, name string) (tailnet.ID, err
 }
 
 // ownerFilter is the user that a list request asks for, zero for all. With "all tailnets" the name must be one's only.
+// A user who may see only their own gets only that.
 func (s *Server) ownerFilter(ctx context.Context, id tailnet.ID, ref string) (tailnet.UserID, error) {
+	c := access.Of(ctx)
 	if ref == "" {
+		if c.OwnOnly() {
+			return c.User, nil
+		}
 		return 0, nil
 	}
 	u, err := s.cfg.Store.FindUser(ctx, id, ref)
 	if err != nil {
 		return 0, err
+	}
+	if !c.Owns(u.ID) {
+		return 0, fmt.Errorf("%w: user %q", tailnet.ErrNotFound, ref)
 	}
 	return u.ID, nil
 }
@@ -123,7 +134,7 @@ func (s *Server) node(ctx context.Context, id uint64) (*tailnet.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !mayReach(ctx, n.TailnetID) {
+	if c := access.Of(ctx); !c.Sees(n.TailnetID) || !c.Owns(n.UserID) {
 		return nil, fmt.Errorf("%w: node %d", tailnet.ErrNotFound, id)
 	}
 	return n, nil
@@ -138,7 +149,7 @@ func (s *Server) user(ctx context.Context, id uint64) (*tailnet.User, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(users) == 0 || !mayReach(ctx, users[0].TailnetID) {
+	if c := access.Of(ctx); len(users) == 0 || !c.Sees(users[0].TailnetID) || !c.Owns(users[0].ID) {
 		return nil, fmt.Errorf("%w: user %d", tailnet.ErrNotFound, id)
 	}
 	return users[0], nil

@@ -5,6 +5,7 @@
 //	listen.go    limits, deadline, log, recovery
 //	access.go    who calls (an API key: access/guard.go, or someone on this machine: person.go), and which tailnets they
 //	             may see
+//	scopes.go    what each rpc needs
 //	users.go, nodes.go, relays.go, ...   one use case of the store each
 //	pages.go     a part of a list, and where the next one begins
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer

@@ -201,3 +201,5 @@ func given(nodes []*headscalev1.Node) []string {
 	slices.Sort(names)
 	return names
 }
+
+func newMachine() key.MachinePublic { return key.NewMachine().Public() }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
@@ -18,19 +17,50 @@ func (s *Server) CreateApiKey(ctx context.Context, req *headscalev1.CreateApiKey
 	if err != nil {
 		return nil, err
 	}
-	bound := access.Of(ctx).Tailnet
+	c := access.Of(ctx)
+	wish := tailnet.APIKey{TailnetID: c.Tailnet, Description: req.GetDescription(), Expiration: expiration}
 	if name := req.GetTailnet(); name != "" {
 		t, err := s.tailnetNamed(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		bound = t.ID
+		wish.TailnetID = t.ID
 	}
-	_, secret, err := s.cfg.Store.CreateAPIKey(ctx, tailnet.APIKey{TailnetID: bound, Scopes: []string{tailnet.ScopeAll}, Expiration: expiration})
+	if wish.Scopes, wish.Tags, err = c.Grant(req.GetScopes(), req.GetTags()); err != nil {
+		return nil, err
+	}
+	if req.GetReadOnly() {
+		wish.Scopes = tailnet.ReadOnly(wish.Scopes)
+	}
+	if wish.UserID, err = s.holder(ctx, wish.TailnetID, req.GetUserRef()); err != nil {
+		return nil, err
+	}
+	made, secret, err := s.cfg.Store.CreateAPIKey(ctx, wish)
 	if err != nil {
 		return nil, err
 	}
-	return &headscalev1.CreateApiKeyResponse{ApiKey: secret.Reveal()}, nil
+	n, err := s.namesIn(ctx, made.TailnetID)
+	if err != nil {
+		return nil, err
+	}
+	return &headscalev1.CreateApiKeyResponse{ApiKey: secret.Reveal(), Key: n.apiKey(made)}, nil
+}
+
+// holder is the user on whose behalf a new key is: the one that is named in a tailnet or, for zero, in all; else the
+// caller's own. Who acts for a user makes no keys for others.
+func (s *Server) holder(ctx context.Context, id tailnet.ID, ref string) (tailnet.UserID, error) {
+	c := access.Of(ctx)
+	if ref == "" {
+		return c.User, nil
+	}
+	u, err := s.cfg.Store.FindUser(ctx, id, ref)
+	if err != nil {
+		return 0, err
+	}
+	if c.User != 0 && c.User != u.ID {
+		return 0, fmt.Errorf("%w: a key of a user makes keys for that user only", access.ErrForbidden)
+	}
+	return u.ID, nil
 }
 
 // ExpireApiKey opens nothing with the key from now on.
@@ -62,24 +92,14 @@ func (s *Server) apiKey(ctx context.Context, id uint64, prefix string) (tailnet.
 	if (id == 0) == (prefix == "") {
 		return 0, invalid("say which API key: by its ID or by its prefix, one of the two")
 	}
-	k, err := s.cfg.Store.FindAPIKey(ctx, tailnet.KeyID(id), apiKeyPrefix(prefix))
+	k, err := s.cfg.Store.FindAPIKey(ctx, tailnet.KeyID(id), prefix)
 	if err != nil {
 		return 0, err
 	}
-	if !mayReach(ctx, k.TailnetID) {
+	if !access.Of(ctx).SeesKey(k.TailnetID, k.UserID) {
 		return 0, fmt.Errorf("%w: API key %d", tailnet.ErrNotFound, k.ID)
 	}
 	return k.ID, nil
-}
-
-// apiKeyPrefix takes the prefix out of a whole key too, so that the rest of it goes nowhere.
-func apiKeyPrefix(text string) string {
-	rest, ok := strings.CutPrefix(text, string(tailnet.APIKeySecret)+"-")
-	if !ok {
-		return text
-	}
-	prefix, _, _ := strings.Cut(rest, "-")
-	return prefix
 }
 
 // ListApiKeys lists the keys that the caller may see, without their secrets.
@@ -88,11 +108,12 @@ func (s *Server) ListApiKeys(ctx context.Context, req *headscalev1.ListApiKeysRe
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.tailnetNames(ctx)
+	c := access.Of(ctx)
+	n, err := s.namesIn(ctx, c.Tailnet)
 	if err != nil {
 		return nil, err
 	}
-	keys = slices.DeleteFunc(keys, func(k *tailnet.APIKey) bool { return !mayReach(ctx, k.TailnetID) })
+	keys = slices.DeleteFunc(keys, func(k *tailnet.APIKey) bool { return !c.SeesKey(k.TailnetID, k.UserID) })
 	keys, next, err := page(req, keys, func(k *tailnet.APIKey) place { return place{number: uint64(k.ID)} })
 	resp := &headscalev1.ListApiKeysResponse{NextPageToken: next}
 	for _, k := range keys {

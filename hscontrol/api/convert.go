@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -200,7 +201,34 @@ func (n *names) apiKey(k *tailnet.APIKey) *headscalev1.ApiKey {
 		CreatedAt:  timestamp(&k.CreatedAt),
 		LastSeen:   timestamp(k.LastSeen),
 		Tailnet:    n.tailnets[k.TailnetID],
+
+		Description: k.Description,
+		Scopes:      k.Scopes,
+		Tags:        k.Tags,
+		User:        n.user(n.users[k.UserID]),
 	}
+}
+
+func (n *names) oauthClient(c *tailnet.OAuthClient) *headscalev1.OAuthClient {
+	m := &headscalev1.OAuthClient{
+		Id:          uint64(c.ID),
+		ClientId:    c.Prefix,
+		Scopes:      c.Scopes,
+		Tags:        c.Tags,
+		Description: c.Description,
+		CreatedAt:   timestamp(&c.CreatedAt),
+		LastSeen:    timestamp(c.LastSeen),
+		Tailnet:     n.tailnets[c.TailnetID],
+		User:        n.user(n.users[c.UserID]),
+		Kind:        c.Kind,
+		Issuer:      c.Issuer,
+		Subject:     c.Subject,
+		Audience:    c.Audience,
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
+		m.Claims = append(m.Claims, name+"="+c.Claims[name])
+	}
+	return m
 }
 
 func prefixText(p netip.Prefix) string {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -9,6 +10,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -141,6 +143,9 @@ func (s *Server) SetTags(ctx context.Context, req *headscalev1.SetTagsRequest) (
 				return nil, invalid("the policy has no %s: name who owns it under tagOwners first", tag)
 			}
 		}
+		if err := s.mayTag(ctx, n.TailnetID, tags, 0); err != nil {
+			return nil, err
+		}
 		return s.cfg.Store.SetNodeTags(ctx, n.ID, tags)
 	})
 	return &headscalev1.SetTagsResponse{Node: m}, err
@@ -170,6 +175,9 @@ func (s *Server) ExpireNode(ctx context.Context, req *headscalev1.ExpireNodeRequ
 		return nil, invalid("the expiry is no time: %w", at.CheckValid())
 	}
 	m, err := s.change(ctx, req.GetNodeId(), func(n *tailnet.Node) (*tailnet.Node, error) {
+		if access.Of(ctx).OwnOnly() && (at == nil || n.Expiry != nil && at.AsTime().After(*n.Expiry)) {
+			return nil, fmt.Errorf("%w: the key of one's own node can be made to expire sooner, not later: log in with it again", access.ErrForbidden)
+		}
 		if at == nil {
 			return s.cfg.Store.ExpireNode(ctx, n.ID, nil)
 		}

@@ -47,6 +47,9 @@ func (s *Server) CreatePreAuthKey(ctx context.Context, req *headscalev1.CreatePr
 		}
 		k.TailnetID = t.ID
 	}
+	if err := s.mayTag(ctx, k.TailnetID, k.Tags, k.UserID); err != nil {
+		return nil, err
+	}
 	made, secret, err := s.cfg.Store.CreatePreAuthKey(ctx, k)
 	if err != nil {
 		return nil, err

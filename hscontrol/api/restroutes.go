@@ -77,6 +77,10 @@ func todays() []operation {
 		{method: "POST", path: "/apikey/expire", rpc: "ExpireApiKey"},
 		{method: "DELETE", path: "/apikey/{prefix}", rpc: "DeleteApiKey"},
 
+		{method: "GET", path: "/oauthclient", rpc: "ListOAuthClients"},
+		{method: "POST", path: "/oauthclient", rpc: "CreateOAuthClient"},
+		{method: "DELETE", path: "/oauthclient/{client_id}", rpc: "DeleteOAuthClient"},
+
 		{method: "GET", path: "/policy", rpc: "GetPolicy", said: noPolicy},
 		{method: "PUT", path: "/policy", rpc: "SetPolicy"},
 		{method: "POST", path: "/policy/check", rpc: "CheckPolicy"},

@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -16,7 +18,7 @@ func (s *Server) CreateUser(ctx context.Context, req *headscalev1.CreateUserRequ
 	if err := tailnet.ValidateUserName(req.GetName()); err != nil {
 		return nil, invalid("%w", err)
 	}
-	if err := checkRole(req.GetRole()); err != nil {
+	if err := errors.Join(checkRole(req.GetRole()), access.Of(ctx).CheckRole(req.GetRole())); err != nil {
 		return nil, err
 	}
 	t, err := s.tailnetNamed(ctx, req.GetTailnet())
@@ -40,7 +42,7 @@ func (s *Server) CreateUser(ctx context.Context, req *headscalev1.CreateUserRequ
 
 // RenameUser gives a user another name.
 func (s *Server) RenameUser(ctx context.Context, req *headscalev1.RenameUserRequest) (*headscalev1.RenameUserResponse, error) {
-	u, err := s.user(ctx, req.GetOldId())
+	u, err := s.managed(ctx, req.GetOldId())
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +54,15 @@ func (s *Server) RenameUser(ctx context.Context, req *headscalev1.RenameUserRequ
 	}
 	m, err := s.userMessage(ctx, u)
 	return &headscalev1.RenameUserResponse{User: m}, err
+}
+
+// managed finds a user that the caller may change.
+func (s *Server) managed(ctx context.Context, id uint64) (*tailnet.User, error) {
+	u, err := s.user(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return u, access.Of(ctx).CheckRole(u.Role)
 }
 
 // roles are those of tailnet.User.Role; empty means member.
@@ -66,11 +77,11 @@ func checkRole(role string) error {
 
 // SetUserRole says what a user may do.
 func (s *Server) SetUserRole(ctx context.Context, req *headscalev1.SetUserRoleRequest) (*headscalev1.SetUserRoleResponse, error) {
-	u, err := s.user(ctx, req.GetId())
+	u, err := s.managed(ctx, req.GetId())
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRole(req.GetRole()); err != nil {
+	if err := errors.Join(checkRole(req.GetRole()), access.Of(ctx).CheckRole(req.GetRole())); err != nil {
 		return nil, err
 	}
 	changed := *u
@@ -84,7 +95,7 @@ func (s *Server) SetUserRole(ctx context.Context, req *headscalev1.SetUserRoleRe
 
 // DeleteUser deletes a user without nodes, and the user's pre-auth keys.
 func (s *Server) DeleteUser(ctx context.Context, req *headscalev1.DeleteUserRequest) (*headscalev1.DeleteUserResponse, error) {
-	u, err := s.user(ctx, req.GetId())
+	u, err := s.managed(ctx, req.GetId())
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +124,7 @@ func (s *Server) ListUsers(ctx context.Context, req *headscalev1.ListUsersReques
 	if err != nil {
 		return nil, err
 	}
+	users = slices.DeleteFunc(users, func(u *tailnet.User) bool { return !access.Of(ctx).Owns(u.ID) })
 	users, next, err := page(req, users, func(u *tailnet.User) place { return place{number: uint64(u.ID)} })
 	if err != nil {
 		return nil, err

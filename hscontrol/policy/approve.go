@@ -31,6 +31,26 @@ func (c *Compiled) TagExists(tag string) bool {
 	return ok
 }
 
+// TagOwnedBy reports whether tag, which the policy defines, is one of the tags, or owned by one, itself or through other
+// tags.
+func (c *Compiled) TagOwnedBy(by []string, tag string) bool {
+	if !c.TagExists(tag) {
+		return false
+	}
+	seen := map[string]bool{}
+	var owned func(tag string) bool
+	owned = func(tag string) bool {
+		if seen[tag] {
+			return false
+		}
+		seen[tag] = true
+		return slices.Contains(by, tag) || slices.ContainsFunc(c.policy.tags[tag], func(owner selector) bool {
+			return owner.kind == byTag && owned(owner.name)
+		})
+	}
+	return owned(tag)
+}
+
 // MayTag reports whether the user, or the node with one of the addresses, may put tag on a node: as an owner of the
 // tag, or as an owner of a tag that owns it.
 func (c *Compiled) MayTag(u *tailnet.User, addrs []netip.Addr, tag string) bool {

@@ -32,6 +32,10 @@ type ApiKey struct {
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"` // absent: never used
 	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                 // the only one that it opens; empty: all
+	Description   string                 `protobuf:"bytes,101,opt,name=description,proto3" json:"description,omitempty"`
+	Scopes        []string               `protobuf:"bytes,102,rep,name=scopes,proto3" json:"scopes,omitempty"` // what it opens, by the names of Tailscale's API
+	Tags          []string               `protobuf:"bytes,103,rep,name=tags,proto3" json:"tags,omitempty"`     // what is made with it has these
+	User          *User                  `protobuf:"bytes,104,opt,name=user,proto3" json:"user,omitempty"`     // it opens no more than they may; absent: it is nobody's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -108,11 +112,44 @@ func (x *ApiKey) GetTailnet() string {
 	return ""
 }
 
+func (x *ApiKey) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ApiKey) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ApiKey) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *ApiKey) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
 type CreateApiKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Expiration    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expiration,proto3" json:"expiration,omitempty"`                            // absent: in 90 days
 	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"`                                // empty: all that the caller may see
 	NeverExpires  bool                   `protobuf:"varint,101,opt,name=never_expires,json=neverExpires,proto3" json:"never_expires,omitempty"` // instead of expiration
+	Description   string                 `protobuf:"bytes,102,opt,name=description,proto3" json:"description,omitempty"`
+	Scopes        []string               `protobuf:"bytes,103,rep,name=scopes,proto3" json:"scopes,omitempty"`                      // none: all that the caller has
+	ReadOnly      bool                   `protobuf:"varint,104,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"` // of these scopes only the reading
+	Tags          []string               `protobuf:"bytes,105,rep,name=tags,proto3" json:"tags,omitempty"`
+	UserRef       string                 `protobuf:"bytes,106,opt,name=user_ref,json=userRef,proto3" json:"user_ref,omitempty"` // by ID, name or e-mail; empty: the caller's own, if any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,9 +205,45 @@ func (x *CreateApiKeyRequest) GetNeverExpires() bool {
 	return false
 }
 
+func (x *CreateApiKeyRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *CreateApiKeyRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *CreateApiKeyRequest) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *CreateApiKeyRequest) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *CreateApiKeyRequest) GetUserRef() string {
+	if x != nil {
+		return x.UserRef
+	}
+	return ""
+}
+
 type CreateApiKeyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ApiKey        string                 `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"` // shown this once
+	Key           *ApiKey                `protobuf:"bytes,100,opt,name=key,proto3" json:"key,omitempty"`                   // what lists show of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +283,13 @@ func (x *CreateApiKeyResponse) GetApiKey() string {
 		return x.ApiKey
 	}
 	return ""
+}
+
+func (x *CreateApiKeyResponse) GetKey() *ApiKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
 }
 
 // ExpireApiKeyRequest names the key by exactly one of its members.
@@ -498,7 +578,7 @@ var File_headscale_v1_apikey_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_apikey_proto_rawDesc = "" +
 	"\n" +
-	"\x19headscale/v1/apikey.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n" +
+	"\x19headscale/v1/apikey.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17headscale/v1/user.proto\"\xf0\x02\n" +
 	"\x06ApiKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12:\n" +
@@ -508,15 +588,25 @@ const file_headscale_v1_apikey_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x127\n" +
 	"\tlast_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x18\n" +
-	"\atailnet\x18d \x01(\tR\atailnet\"\x90\x01\n" +
+	"\atailnet\x18d \x01(\tR\atailnet\x12 \n" +
+	"\vdescription\x18e \x01(\tR\vdescription\x12\x16\n" +
+	"\x06scopes\x18f \x03(\tR\x06scopes\x12\x12\n" +
+	"\x04tags\x18g \x03(\tR\x04tags\x12&\n" +
+	"\x04user\x18h \x01(\v2\x12.headscale.v1.UserR\x04user\"\x96\x02\n" +
 	"\x13CreateApiKeyRequest\x12:\n" +
 	"\n" +
 	"expiration\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expiration\x12\x18\n" +
 	"\atailnet\x18d \x01(\tR\atailnet\x12#\n" +
-	"\rnever_expires\x18e \x01(\bR\fneverExpires\"/\n" +
+	"\rnever_expires\x18e \x01(\bR\fneverExpires\x12 \n" +
+	"\vdescription\x18f \x01(\tR\vdescription\x12\x16\n" +
+	"\x06scopes\x18g \x03(\tR\x06scopes\x12\x1b\n" +
+	"\tread_only\x18h \x01(\bR\breadOnly\x12\x12\n" +
+	"\x04tags\x18i \x03(\tR\x04tags\x12\x19\n" +
+	"\buser_ref\x18j \x01(\tR\auserRef\"W\n" +
 	"\x14CreateApiKeyResponse\x12\x17\n" +
-	"\aapi_key\x18\x01 \x01(\tR\x06apiKey\"=\n" +
+	"\aapi_key\x18\x01 \x01(\tR\x06apiKey\x12&\n" +
+	"\x03key\x18d \x01(\v2\x14.headscale.v1.ApiKeyR\x03key\"=\n" +
 	"\x13ExpireApiKeyRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\"\x16\n" +
@@ -557,18 +647,21 @@ var file_headscale_v1_apikey_proto_goTypes = []any{
 	(*DeleteApiKeyRequest)(nil),   // 7: headscale.v1.DeleteApiKeyRequest
 	(*DeleteApiKeyResponse)(nil),  // 8: headscale.v1.DeleteApiKeyResponse
 	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*User)(nil),                  // 10: headscale.v1.User
 }
 var file_headscale_v1_apikey_proto_depIdxs = []int32{
-	9, // 0: headscale.v1.ApiKey.expiration:type_name -> google.protobuf.Timestamp
-	9, // 1: headscale.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
-	9, // 2: headscale.v1.ApiKey.last_seen:type_name -> google.protobuf.Timestamp
-	9, // 3: headscale.v1.CreateApiKeyRequest.expiration:type_name -> google.protobuf.Timestamp
-	0, // 4: headscale.v1.ListApiKeysResponse.api_keys:type_name -> headscale.v1.ApiKey
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	9,  // 0: headscale.v1.ApiKey.expiration:type_name -> google.protobuf.Timestamp
+	9,  // 1: headscale.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
+	9,  // 2: headscale.v1.ApiKey.last_seen:type_name -> google.protobuf.Timestamp
+	10, // 3: headscale.v1.ApiKey.user:type_name -> headscale.v1.User
+	9,  // 4: headscale.v1.CreateApiKeyRequest.expiration:type_name -> google.protobuf.Timestamp
+	0,  // 5: headscale.v1.CreateApiKeyResponse.key:type_name -> headscale.v1.ApiKey
+	0,  // 6: headscale.v1.ListApiKeysResponse.api_keys:type_name -> headscale.v1.ApiKey
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_headscale_v1_apikey_proto_init() }
@@ -576,6 +669,7 @@ func file_headscale_v1_apikey_proto_init() {
 	if File_headscale_v1_apikey_proto != nil {
 		return
 	}
+	file_headscale_v1_user_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -27,7 +27,7 @@ var File_headscale_v1_headscale_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\n" +
-	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xec$\n" +
+	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\x9b'\n" +
 	"\x10HeadscaleService\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.headscale.v1.CreateUserRequest\x1a .headscale.v1.CreateUserResponse\x12O\n" +
@@ -68,7 +68,10 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\fCreateApiKey\x12!.headscale.v1.CreateApiKeyRequest\x1a\".headscale.v1.CreateApiKeyResponse\x12U\n" +
 	"\fExpireApiKey\x12!.headscale.v1.ExpireApiKeyRequest\x1a\".headscale.v1.ExpireApiKeyResponse\x12R\n" +
 	"\vListApiKeys\x12 .headscale.v1.ListApiKeysRequest\x1a!.headscale.v1.ListApiKeysResponse\x12U\n" +
-	"\fDeleteApiKey\x12!.headscale.v1.DeleteApiKeyRequest\x1a\".headscale.v1.DeleteApiKeyResponse\x12L\n" +
+	"\fDeleteApiKey\x12!.headscale.v1.DeleteApiKeyRequest\x1a\".headscale.v1.DeleteApiKeyResponse\x12d\n" +
+	"\x11CreateOAuthClient\x12&.headscale.v1.CreateOAuthClientRequest\x1a'.headscale.v1.CreateOAuthClientResponse\x12a\n" +
+	"\x10ListOAuthClients\x12%.headscale.v1.ListOAuthClientsRequest\x1a&.headscale.v1.ListOAuthClientsResponse\x12d\n" +
+	"\x11DeleteOAuthClient\x12&.headscale.v1.DeleteOAuthClientRequest\x1a'.headscale.v1.DeleteOAuthClientResponse\x12L\n" +
 	"\tGetPolicy\x12\x1e.headscale.v1.GetPolicyRequest\x1a\x1f.headscale.v1.GetPolicyResponse\x12L\n" +
 	"\tSetPolicy\x12\x1e.headscale.v1.SetPolicyRequest\x1a\x1f.headscale.v1.SetPolicyResponse\x12R\n" +
 	"\vCheckPolicy\x12 .headscale.v1.CheckPolicyRequest\x1a!.headscale.v1.CheckPolicyResponse\x12O\n" +
@@ -131,83 +134,89 @@ var file_headscale_v1_headscale_proto_goTypes = []any{
 	(*ExpireApiKeyRequest)(nil),        // 30: headscale.v1.ExpireApiKeyRequest
 	(*ListApiKeysRequest)(nil),         // 31: headscale.v1.ListApiKeysRequest
 	(*DeleteApiKeyRequest)(nil),        // 32: headscale.v1.DeleteApiKeyRequest
-	(*GetPolicyRequest)(nil),           // 33: headscale.v1.GetPolicyRequest
-	(*SetPolicyRequest)(nil),           // 34: headscale.v1.SetPolicyRequest
-	(*CheckPolicyRequest)(nil),         // 35: headscale.v1.CheckPolicyRequest
-	(*TestPolicyRequest)(nil),          // 36: headscale.v1.TestPolicyRequest
-	(*DiffPolicyRequest)(nil),          // 37: headscale.v1.DiffPolicyRequest
-	(*ExplainPolicyRequest)(nil),       // 38: headscale.v1.ExplainPolicyRequest
-	(*ListPolicyVersionsRequest)(nil),  // 39: headscale.v1.ListPolicyVersionsRequest
-	(*RollbackPolicyRequest)(nil),      // 40: headscale.v1.RollbackPolicyRequest
-	(*CreateTailnetRequest)(nil),       // 41: headscale.v1.CreateTailnetRequest
-	(*ListTailnetsRequest)(nil),        // 42: headscale.v1.ListTailnetsRequest
-	(*DeleteTailnetRequest)(nil),       // 43: headscale.v1.DeleteTailnetRequest
-	(*CreateRelayKeyRequest)(nil),      // 44: headscale.v1.CreateRelayKeyRequest
-	(*ListRelayKeysRequest)(nil),       // 45: headscale.v1.ListRelayKeysRequest
-	(*DeleteRelayKeyRequest)(nil),      // 46: headscale.v1.DeleteRelayKeyRequest
-	(*ListRelaysRequest)(nil),          // 47: headscale.v1.ListRelaysRequest
-	(*RemoveRelayRequest)(nil),         // 48: headscale.v1.RemoveRelayRequest
-	(*DrainRelayRequest)(nil),          // 49: headscale.v1.DrainRelayRequest
-	(*RenameRelayRequest)(nil),         // 50: headscale.v1.RenameRelayRequest
-	(*HealthRequest)(nil),              // 51: headscale.v1.HealthRequest
-	(*GetStatusRequest)(nil),           // 52: headscale.v1.GetStatusRequest
-	(*ReloadRequest)(nil),              // 53: headscale.v1.ReloadRequest
-	(*GetDERPMapRequest)(nil),          // 54: headscale.v1.GetDERPMapRequest
-	(*CreateUserResponse)(nil),         // 55: headscale.v1.CreateUserResponse
-	(*RenameUserResponse)(nil),         // 56: headscale.v1.RenameUserResponse
-	(*DeleteUserResponse)(nil),         // 57: headscale.v1.DeleteUserResponse
-	(*ListUsersResponse)(nil),          // 58: headscale.v1.ListUsersResponse
-	(*SetUserRoleResponse)(nil),        // 59: headscale.v1.SetUserRoleResponse
-	(*CreatePreAuthKeyResponse)(nil),   // 60: headscale.v1.CreatePreAuthKeyResponse
-	(*ExpirePreAuthKeyResponse)(nil),   // 61: headscale.v1.ExpirePreAuthKeyResponse
-	(*DeletePreAuthKeyResponse)(nil),   // 62: headscale.v1.DeletePreAuthKeyResponse
-	(*ListPreAuthKeysResponse)(nil),    // 63: headscale.v1.ListPreAuthKeysResponse
-	(*DebugCreateNodeResponse)(nil),    // 64: headscale.v1.DebugCreateNodeResponse
-	(*GetNodeResponse)(nil),            // 65: headscale.v1.GetNodeResponse
-	(*SetTagsResponse)(nil),            // 66: headscale.v1.SetTagsResponse
-	(*SetApprovedRoutesResponse)(nil),  // 67: headscale.v1.SetApprovedRoutesResponse
-	(*RegisterNodeResponse)(nil),       // 68: headscale.v1.RegisterNodeResponse
-	(*DeleteNodeResponse)(nil),         // 69: headscale.v1.DeleteNodeResponse
-	(*ExpireNodeResponse)(nil),         // 70: headscale.v1.ExpireNodeResponse
-	(*RenameNodeResponse)(nil),         // 71: headscale.v1.RenameNodeResponse
-	(*ListNodesResponse)(nil),          // 72: headscale.v1.ListNodesResponse
-	(*BackfillNodeIPsResponse)(nil),    // 73: headscale.v1.BackfillNodeIPsResponse
-	(*MoveNodeResponse)(nil),           // 74: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesResponse)(nil),   // 75: headscale.v1.SetNodeAddressesResponse
-	(*GetRoutesResponse)(nil),          // 76: headscale.v1.GetRoutesResponse
-	(*GetNodeRoutesResponse)(nil),      // 77: headscale.v1.GetNodeRoutesResponse
-	(*EnableRouteResponse)(nil),        // 78: headscale.v1.EnableRouteResponse
-	(*DisableRouteResponse)(nil),       // 79: headscale.v1.DisableRouteResponse
-	(*DeleteRouteResponse)(nil),        // 80: headscale.v1.DeleteRouteResponse
-	(*AuthRegisterResponse)(nil),       // 81: headscale.v1.AuthRegisterResponse
-	(*AuthApproveResponse)(nil),        // 82: headscale.v1.AuthApproveResponse
-	(*AuthRejectResponse)(nil),         // 83: headscale.v1.AuthRejectResponse
-	(*CreateApiKeyResponse)(nil),       // 84: headscale.v1.CreateApiKeyResponse
-	(*ExpireApiKeyResponse)(nil),       // 85: headscale.v1.ExpireApiKeyResponse
-	(*ListApiKeysResponse)(nil),        // 86: headscale.v1.ListApiKeysResponse
-	(*DeleteApiKeyResponse)(nil),       // 87: headscale.v1.DeleteApiKeyResponse
-	(*GetPolicyResponse)(nil),          // 88: headscale.v1.GetPolicyResponse
-	(*SetPolicyResponse)(nil),          // 89: headscale.v1.SetPolicyResponse
-	(*CheckPolicyResponse)(nil),        // 90: headscale.v1.CheckPolicyResponse
-	(*TestPolicyResponse)(nil),         // 91: headscale.v1.TestPolicyResponse
-	(*DiffPolicyResponse)(nil),         // 92: headscale.v1.DiffPolicyResponse
-	(*ExplainPolicyResponse)(nil),      // 93: headscale.v1.ExplainPolicyResponse
-	(*ListPolicyVersionsResponse)(nil), // 94: headscale.v1.ListPolicyVersionsResponse
-	(*RollbackPolicyResponse)(nil),     // 95: headscale.v1.RollbackPolicyResponse
-	(*CreateTailnetResponse)(nil),      // 96: headscale.v1.CreateTailnetResponse
-	(*ListTailnetsResponse)(nil),       // 97: headscale.v1.ListTailnetsResponse
-	(*DeleteTailnetResponse)(nil),      // 98: headscale.v1.DeleteTailnetResponse
-	(*CreateRelayKeyResponse)(nil),     // 99: headscale.v1.CreateRelayKeyResponse
-	(*ListRelayKeysResponse)(nil),      // 100: headscale.v1.ListRelayKeysResponse
-	(*DeleteRelayKeyResponse)(nil),     // 101: headscale.v1.DeleteRelayKeyResponse
-	(*ListRelaysResponse)(nil),         // 102: headscale.v1.ListRelaysResponse
-	(*RemoveRelayResponse)(nil),        // 103: headscale.v1.RemoveRelayResponse
-	(*DrainRelayResponse)(nil),         // 104: headscale.v1.DrainRelayResponse
-	(*RenameRelayResponse)(nil),        // 105: headscale.v1.RenameRelayResponse
-	(*HealthResponse)(nil),             // 106: headscale.v1.HealthResponse
-	(*GetStatusResponse)(nil),          // 107: headscale.v1.GetStatusResponse
-	(*ReloadResponse)(nil),             // 108: headscale.v1.ReloadResponse
-	(*GetDERPMapResponse)(nil),         // 109: headscale.v1.GetDERPMapResponse
+	(*CreateOAuthClientRequest)(nil),   // 33: headscale.v1.CreateOAuthClientRequest
+	(*ListOAuthClientsRequest)(nil),    // 34: headscale.v1.ListOAuthClientsRequest
+	(*DeleteOAuthClientRequest)(nil),   // 35: headscale.v1.DeleteOAuthClientRequest
+	(*GetPolicyRequest)(nil),           // 36: headscale.v1.GetPolicyRequest
+	(*SetPolicyRequest)(nil),           // 37: headscale.v1.SetPolicyRequest
+	(*CheckPolicyRequest)(nil),         // 38: headscale.v1.CheckPolicyRequest
+	(*TestPolicyRequest)(nil),          // 39: headscale.v1.TestPolicyRequest
+	(*DiffPolicyRequest)(nil),          // 40: headscale.v1.DiffPolicyRequest
+	(*ExplainPolicyRequest)(nil),       // 41: headscale.v1.ExplainPolicyRequest
+	(*ListPolicyVersionsRequest)(nil),  // 42: headscale.v1.ListPolicyVersionsRequest
+	(*RollbackPolicyRequest)(nil),      // 43: headscale.v1.RollbackPolicyRequest
+	(*CreateTailnetRequest)(nil),       // 44: headscale.v1.CreateTailnetRequest
+	(*ListTailnetsRequest)(nil),        // 45: headscale.v1.ListTailnetsRequest
+	(*DeleteTailnetRequest)(nil),       // 46: headscale.v1.DeleteTailnetRequest
+	(*CreateRelayKeyRequest)(nil),      // 47: headscale.v1.CreateRelayKeyRequest
+	(*ListRelayKeysRequest)(nil),       // 48: headscale.v1.ListRelayKeysRequest
+	(*DeleteRelayKeyRequest)(nil),      // 49: headscale.v1.DeleteRelayKeyRequest
+	(*ListRelaysRequest)(nil),          // 50: headscale.v1.ListRelaysRequest
+	(*RemoveRelayRequest)(nil),         // 51: headscale.v1.RemoveRelayRequest
+	(*DrainRelayRequest)(nil),          // 52: headscale.v1.DrainRelayRequest
+	(*RenameRelayRequest)(nil),         // 53: headscale.v1.RenameRelayRequest
+	(*HealthRequest)(nil),              // 54: headscale.v1.HealthRequest
+	(*GetStatusRequest)(nil),           // 55: headscale.v1.GetStatusRequest
+	(*ReloadRequest)(nil),              // 56: headscale.v1.ReloadRequest
+	(*GetDERPMapRequest)(nil),          // 57: headscale.v1.GetDERPMapRequest
+	(*CreateUserResponse)(nil),         // 58: headscale.v1.CreateUserResponse
+	(*RenameUserResponse)(nil),         // 59: headscale.v1.RenameUserResponse
+	(*DeleteUserResponse)(nil),         // 60: headscale.v1.DeleteUserResponse
+	(*ListUsersResponse)(nil),          // 61: headscale.v1.ListUsersResponse
+	(*SetUserRoleResponse)(nil),        // 62: headscale.v1.SetUserRoleResponse
+	(*CreatePreAuthKeyResponse)(nil),   // 63: headscale.v1.CreatePreAuthKeyResponse
+	(*ExpirePreAuthKeyResponse)(nil),   // 64: headscale.v1.ExpirePreAuthKeyResponse
+	(*DeletePreAuthKeyResponse)(nil),   // 65: headscale.v1.DeletePreAuthKeyResponse
+	(*ListPreAuthKeysResponse)(nil),    // 66: headscale.v1.ListPreAuthKeysResponse
+	(*DebugCreateNodeResponse)(nil),    // 67: headscale.v1.DebugCreateNodeResponse
+	(*GetNodeResponse)(nil),            // 68: headscale.v1.GetNodeResponse
+	(*SetTagsResponse)(nil),            // 69: headscale.v1.SetTagsResponse
+	(*SetApprovedRoutesResponse)(nil),  // 70: headscale.v1.SetApprovedRoutesResponse
+	(*RegisterNodeResponse)(nil),       // 71: headscale.v1.RegisterNodeResponse
+	(*DeleteNodeResponse)(nil),         // 72: headscale.v1.DeleteNodeResponse
+	(*ExpireNodeResponse)(nil),         // 73: headscale.v1.ExpireNodeResponse
+	(*RenameNodeResponse)(nil),         // 74: headscale.v1.RenameNodeResponse
+	(*ListNodesResponse)(nil),          // 75: headscale.v1.ListNodesResponse
+	(*BackfillNodeIPsResponse)(nil),    // 76: headscale.v1.BackfillNodeIPsResponse
+	(*MoveNodeResponse)(nil),           // 77: headscale.v1.MoveNodeResponse
+	(*SetNodeAddressesResponse)(nil),   // 78: headscale.v1.SetNodeAddressesResponse
+	(*GetRoutesResponse)(nil),          // 79: headscale.v1.GetRoutesResponse
+	(*GetNodeRoutesResponse)(nil),      // 80: headscale.v1.GetNodeRoutesResponse
+	(*EnableRouteResponse)(nil),        // 81: headscale.v1.EnableRouteResponse
+	(*DisableRouteResponse)(nil),       // 82: headscale.v1.DisableRouteResponse
+	(*DeleteRouteResponse)(nil),        // 83: headscale.v1.DeleteRouteResponse
+	(*AuthRegisterResponse)(nil),       // 84: headscale.v1.AuthRegisterResponse
+	(*AuthApproveResponse)(nil),        // 85: headscale.v1.AuthApproveResponse
+	(*AuthRejectResponse)(nil),         // 86: headscale.v1.AuthRejectResponse
+	(*CreateApiKeyResponse)(nil),       // 87: headscale.v1.CreateApiKeyResponse
+	(*ExpireApiKeyResponse)(nil),       // 88: headscale.v1.ExpireApiKeyResponse
+	(*ListApiKeysResponse)(nil),        // 89: headscale.v1.ListApiKeysResponse
+	(*DeleteApiKeyResponse)(nil),       // 90: headscale.v1.DeleteApiKeyResponse
+	(*CreateOAuthClientResponse)(nil),  // 91: headscale.v1.CreateOAuthClientResponse
+	(*ListOAuthClientsResponse)(nil),   // 92: headscale.v1.ListOAuthClientsResponse
+	(*DeleteOAuthClientResponse)(nil),  // 93: headscale.v1.DeleteOAuthClientResponse
+	(*GetPolicyResponse)(nil),          // 94: headscale.v1.GetPolicyResponse
+	(*SetPolicyResponse)(nil),          // 95: headscale.v1.SetPolicyResponse
+	(*CheckPolicyResponse)(nil),        // 96: headscale.v1.CheckPolicyResponse
+	(*TestPolicyResponse)(nil),         // 97: headscale.v1.TestPolicyResponse
+	(*DiffPolicyResponse)(nil),         // 98: headscale.v1.DiffPolicyResponse
+	(*ExplainPolicyResponse)(nil),      // 99: headscale.v1.ExplainPolicyResponse
+	(*ListPolicyVersionsResponse)(nil), // 100: headscale.v1.ListPolicyVersionsResponse
+	(*RollbackPolicyResponse)(nil),     // 101: headscale.v1.RollbackPolicyResponse
+	(*CreateTailnetResponse)(nil),      // 102: headscale.v1.CreateTailnetResponse
+	(*ListTailnetsResponse)(nil),       // 103: headscale.v1.ListTailnetsResponse
+	(*DeleteTailnetResponse)(nil),      // 104: headscale.v1.DeleteTailnetResponse
+	(*CreateRelayKeyResponse)(nil),     // 105: headscale.v1.CreateRelayKeyResponse
+	(*ListRelayKeysResponse)(nil),      // 106: headscale.v1.ListRelayKeysResponse
+	(*DeleteRelayKeyResponse)(nil),     // 107: headscale.v1.DeleteRelayKeyResponse
+	(*ListRelaysResponse)(nil),         // 108: headscale.v1.ListRelaysResponse
+	(*RemoveRelayResponse)(nil),        // 109: headscale.v1.RemoveRelayResponse
+	(*DrainRelayResponse)(nil),         // 110: headscale.v1.DrainRelayResponse
+	(*RenameRelayResponse)(nil),        // 111: headscale.v1.RenameRelayResponse
+	(*HealthResponse)(nil),             // 112: headscale.v1.HealthResponse
+	(*GetStatusResponse)(nil),          // 113: headscale.v1.GetStatusResponse
+	(*ReloadResponse)(nil),             // 114: headscale.v1.ReloadResponse
+	(*GetDERPMapResponse)(nil),         // 115: headscale.v1.GetDERPMapResponse
 }
 var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	0,   // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
@@ -243,85 +252,91 @@ var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	30,  // 30: headscale.v1.HeadscaleService.ExpireApiKey:input_type -> headscale.v1.ExpireApiKeyRequest
 	31,  // 31: headscale.v1.HeadscaleService.ListApiKeys:input_type -> headscale.v1.ListApiKeysRequest
 	32,  // 32: headscale.v1.HeadscaleService.DeleteApiKey:input_type -> headscale.v1.DeleteApiKeyRequest
-	33,  // 33: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
-	34,  // 34: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
-	35,  // 35: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
-	36,  // 36: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
-	37,  // 37: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
-	38,  // 38: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
-	39,  // 39: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
-	40,  // 40: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
-	41,  // 41: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
-	42,  // 42: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
-	43,  // 43: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
-	44,  // 44: headscale.v1.HeadscaleService.CreateRelayKey:input_type -> headscale.v1.CreateRelayKeyRequest
-	45,  // 45: headscale.v1.HeadscaleService.ListRelayKeys:input_type -> headscale.v1.ListRelayKeysRequest
-	46,  // 46: headscale.v1.HeadscaleService.DeleteRelayKey:input_type -> headscale.v1.DeleteRelayKeyRequest
-	47,  // 47: headscale.v1.HeadscaleService.ListRelays:input_type -> headscale.v1.ListRelaysRequest
-	48,  // 48: headscale.v1.HeadscaleService.RemoveRelay:input_type -> headscale.v1.RemoveRelayRequest
-	49,  // 49: headscale.v1.HeadscaleService.DrainRelay:input_type -> headscale.v1.DrainRelayRequest
-	50,  // 50: headscale.v1.HeadscaleService.RenameRelay:input_type -> headscale.v1.RenameRelayRequest
-	51,  // 51: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
-	52,  // 52: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
-	53,  // 53: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
-	54,  // 54: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
-	55,  // 55: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
-	56,  // 56: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
-	57,  // 57: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
-	58,  // 58: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
-	59,  // 59: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
-	60,  // 60: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
-	61,  // 61: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
-	62,  // 62: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
-	63,  // 63: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
-	64,  // 64: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
-	65,  // 65: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
-	66,  // 66: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
-	67,  // 67: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
-	68,  // 68: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
-	69,  // 69: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
-	70,  // 70: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
-	71,  // 71: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
-	72,  // 72: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
-	73,  // 73: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
-	74,  // 74: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
-	75,  // 75: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
-	76,  // 76: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
-	77,  // 77: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
-	78,  // 78: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
-	79,  // 79: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
-	80,  // 80: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
-	81,  // 81: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
-	82,  // 82: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
-	83,  // 83: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
-	84,  // 84: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
-	85,  // 85: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
-	86,  // 86: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
-	87,  // 87: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
-	88,  // 88: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
-	89,  // 89: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
-	90,  // 90: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
-	91,  // 91: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
-	92,  // 92: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
-	93,  // 93: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
-	94,  // 94: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
-	95,  // 95: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
-	96,  // 96: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
-	97,  // 97: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
-	98,  // 98: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
-	99,  // 99: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
-	100, // 100: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
-	101, // 101: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
-	102, // 102: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
-	103, // 103: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
-	104, // 104: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
-	105, // 105: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
-	106, // 106: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
-	107, // 107: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
-	108, // 108: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
-	109, // 109: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
-	55,  // [55:110] is the sub-list for method output_type
-	0,   // [0:55] is the sub-list for method input_type
+	33,  // 33: headscale.v1.HeadscaleService.CreateOAuthClient:input_type -> headscale.v1.CreateOAuthClientRequest
+	34,  // 34: headscale.v1.HeadscaleService.ListOAuthClients:input_type -> headscale.v1.ListOAuthClientsRequest
+	35,  // 35: headscale.v1.HeadscaleService.DeleteOAuthClient:input_type -> headscale.v1.DeleteOAuthClientRequest
+	36,  // 36: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
+	37,  // 37: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
+	38,  // 38: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
+	39,  // 39: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
+	40,  // 40: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
+	41,  // 41: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
+	42,  // 42: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
+	43,  // 43: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
+	44,  // 44: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
+	45,  // 45: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
+	46,  // 46: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
+	47,  // 47: headscale.v1.HeadscaleService.CreateRelayKey:input_type -> headscale.v1.CreateRelayKeyRequest
+	48,  // 48: headscale.v1.HeadscaleService.ListRelayKeys:input_type -> headscale.v1.ListRelayKeysRequest
+	49,  // 49: headscale.v1.HeadscaleService.DeleteRelayKey:input_type -> headscale.v1.DeleteRelayKeyRequest
+	50,  // 50: headscale.v1.HeadscaleService.ListRelays:input_type -> headscale.v1.ListRelaysRequest
+	51,  // 51: headscale.v1.HeadscaleService.RemoveRelay:input_type -> headscale.v1.RemoveRelayRequest
+	52,  // 52: headscale.v1.HeadscaleService.DrainRelay:input_type -> headscale.v1.DrainRelayRequest
+	53,  // 53: headscale.v1.HeadscaleService.RenameRelay:input_type -> headscale.v1.RenameRelayRequest
+	54,  // 54: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
+	55,  // 55: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
+	56,  // 56: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
+	57,  // 57: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
+	58,  // 58: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
+	59,  // 59: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
+	60,  // 60: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
+	61,  // 61: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
+	62,  // 62: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
+	63,  // 63: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
+	64,  // 64: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
+	65,  // 65: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
+	66,  // 66: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
+	67,  // 67: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
+	68,  // 68: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
+	69,  // 69: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
+	70,  // 70: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
+	71,  // 71: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
+	72,  // 72: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
+	73,  // 73: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
+	74,  // 74: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
+	75,  // 75: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
+	76,  // 76: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
+	77,  // 77: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
+	78,  // 78: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
+	79,  // 79: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
+	80,  // 80: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
+	81,  // 81: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
+	82,  // 82: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
+	83,  // 83: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
+	84,  // 84: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
+	85,  // 85: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
+	86,  // 86: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
+	87,  // 87: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
+	88,  // 88: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
+	89,  // 89: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
+	90,  // 90: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
+	91,  // 91: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
+	92,  // 92: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
+	93,  // 93: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
+	94,  // 94: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
+	95,  // 95: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
+	96,  // 96: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
+	97,  // 97: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
+	98,  // 98: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
+	99,  // 99: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
+	100, // 100: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
+	101, // 101: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
+	102, // 102: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
+	103, // 103: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
+	104, // 104: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
+	105, // 105: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
+	106, // 106: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
+	107, // 107: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
+	108, // 108: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
+	109, // 109: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
+	110, // 110: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
+	111, // 111: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
+	112, // 112: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
+	113, // 113: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
+	114, // 114: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
+	115, // 115: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
+	58,  // [58:116] is the sub-list for method output_type
+	0,   // [0:58] is the sub-list for method input_type
 	0,   // [0:0] is the sub-list for extension type_name
 	0,   // [0:0] is the sub-list for extension extendee
 	0,   // [0:0] is the sub-list for field type_name
@@ -335,6 +350,7 @@ func file_headscale_v1_headscale_proto_init() {
 	file_headscale_v1_apikey_proto_init()
 	file_headscale_v1_auth_proto_init()
 	file_headscale_v1_node_proto_init()
+	file_headscale_v1_oauth_proto_init()
 	file_headscale_v1_policy_proto_init()
 	file_headscale_v1_preauthkey_proto_init()
 	file_headscale_v1_relay_proto_init()
