@@ -127,7 +127,9 @@ func NewServer(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{cfg: cfg, guard: access.NewGuard(cfg.Store, cfg.Now)}
+	guard := access.NewGuard(cfg.Store, cfg.Now)
+	guard.Log = cfg.Log
+	return &Server{cfg: cfg, guard: guard}
 }
 
 // Guard is who knows callers over the network, for doors beside this one: limits hold over all of them.

@@ -55,7 +55,7 @@ func ParseSecret(kind SecretKind, text string) (Secret, error) {
 	if !ok {
 		return Secret{}, fmt.Errorf("this is not a key of the form %s-…", kind)
 	}
-	if len(rest) != secretPrefixLen+1+secretBodyLen || rest[secretPrefixLen] != '-' {
+	if len(rest) != secretPrefixLen+1+secretBodyLen || rest[secretPrefixLen] != '-' || !urlSafe(rest) {
 		return Secret{}, fmt.Errorf("this key of the form %s-… is cut short or too long: copy it whole", kind)
 	}
 	return Secret{Kind: kind, Prefix: rest[:secretPrefixLen], body: rest[secretPrefixLen+1:]}, nil
@@ -68,10 +68,20 @@ const oldKind SecretKind = ""
 // text.
 func ParseAPIKey(text string) (Secret, error) {
 	prefix, body, old := strings.Cut(text, ".")
-	if !old || strings.HasPrefix(text, "hskey-") || prefix == "" || len(prefix) > secretPrefixLen || body == "" || len(body) > secretBodyLen {
+	if !old || strings.HasPrefix(text, "hskey-") || prefix == "" || len(prefix) > secretPrefixLen || body == "" || len(body) > secretBodyLen || !urlSafe(prefix) {
 		return ParseSecret(APIKeySecret, text)
 	}
 	return Secret{Kind: oldKind, Prefix: prefix, body: body}, nil
+}
+
+// urlSafe reports whether a text has only the letters of base64 for URLs, as all secrets have.
+func urlSafe(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return true
 }
 
 // SecretPrefix is the prefix in a text that may be a whole secret, what is shown of one, or the prefix alone.

@@ -6,7 +6,8 @@
 //	guard.go     what came as "Authorization" -> Caller, or a refusal
 //	limits.go    how often, and how slowly keys can be guessed
 //	caller.go    the Caller in a context
-//	scopes.go    which scope covers which
+//	scopes.go    what a Caller may do
+//	token.go     an OAuth client's secret -> access token; exchange.go: another issuer's token -> access token
 //
 // It knows no gRPC and answers no HTTP of its own but that for tokens; its refusals are facts that each border
 // translates.

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -19,9 +21,13 @@ var ErrNoKey = errors.New("an API key is needed: make one with headscale apikeys
 // Guard knows callers over the network by their keys. It may be used by many at once; all doors of a server share one,
 // so that limits hold over all of them.
 type Guard struct {
-	store  *store.Store
-	now    func() time.Time
-	meters meters
+	Issuers *http.Client // how issuers of federated clients are asked; nil: http.DefaultClient. Not to be changed in use
+	Log     *slog.Logger // nil: slog.Default. Not to be changed in use
+
+	store   *store.Store
+	now     func() time.Time
+	meters  meters
+	issuers issuers
 }
 
 // NewGuard makes a guard. It starts nothing.

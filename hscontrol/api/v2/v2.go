@@ -74,6 +74,8 @@ func New(cfg Config) *Server {
 	for _, op := range operations() {
 		s.mux.Handle(op.method+" "+prefix+op.path, s.handle(op))
 	}
+	s.mux.HandleFunc("POST "+prefix+"/oauth/token", cfg.Guard.Token)
+	s.mux.HandleFunc("POST "+prefix+"/oauth/token-exchange", cfg.Guard.Exchange)
 	s.mux.HandleFunc("/", s.nothing)
 	return s
 }
