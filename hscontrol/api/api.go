@@ -62,6 +62,8 @@ type Config struct {
 	ControlURL string
 	// Embedded are the relays inside this server and inside the others that share its database. Nil: there are none.
 	Embedded func() []*EmbeddedRelay
+	// WebhookSecret is what requests to an endpoint are signed with. Nil: there are no webhooks.
+	WebhookSecret func(*tailnet.Webhook) string
 	// Health is what is not as it should be, beside the database. Nil: nothing is known.
 	Health func(ctx context.Context) []Fault
 	// Status is with what the server runs.
@@ -115,8 +117,9 @@ type Reloaded struct {
 // Server is the service. It may be served by several listeners at once; see [Server.Local] and [Server.Remote].
 type Server struct {
 	headscalev1.UnimplementedHeadscaleServiceServer
-	cfg   Config
-	guard *access.Guard
+	cfg     Config
+	guard   *access.Guard
+	streams *eventStreams
 }
 
 // NewServer makes the service. It starts nothing.
@@ -129,7 +132,7 @@ func NewServer(cfg Config) *Server {
 	}
 	guard := access.NewGuard(cfg.Store, cfg.Now)
 	guard.Log = cfg.Log
-	return &Server{cfg: cfg, guard: guard}
+	return &Server{cfg: cfg, guard: guard, streams: newEventStreams()}
 }
 
 // Guard is who knows callers over the network, for doors beside this one: limits hold over all of them.

@@ -28,6 +28,7 @@ import (
 //	restjson.go      answer -> JSON; restolder.go: as older releases wrote it
 //	restmatch.go     ETag and If-Match of policies
 //	restfault.go     refusal -> problem+json
+//	events.go        what happens, as it happens
 //	openapi.go       the table of routes, described for programs and for people
 
 // restPrefix is where all of it is.
@@ -50,6 +51,7 @@ func (s *Server) REST() http.Handler {
 	for _, op := range operations() {
 		g.mux.Handle(op.method+" "+restPrefix+op.path, g.handle(op))
 	}
+	g.mux.HandleFunc("GET "+restPrefix+"/events", s.serveEvents)
 	g.describe()
 	g.mux.HandleFunc("/", g.nothing)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -102,6 +102,15 @@ func todays() []operation {
 		{method: "POST", path: "/relaykey", rpc: "CreateRelayKey"},
 		{method: "DELETE", path: "/relaykey", rpc: "DeleteRelayKey"},
 
+		{method: "GET", path: "/audit", rpc: "ListAudit"},
+		{method: "GET", path: "/audit/verify", rpc: "VerifyAudit"},
+		{method: "GET", path: "/webhook", rpc: "ListWebhooks"},
+		{method: "POST", path: "/webhook", rpc: "CreateWebhook"},
+		{method: "GET", path: "/webhook/{id}", rpc: "GetWebhook"},
+		{method: "DELETE", path: "/webhook/{id}", rpc: "DeleteWebhook"},
+		{method: "POST", path: "/webhook/{id}/test", rpc: "TestWebhook"},
+		{method: "POST", path: "/webhook/{id}/rotate", rpc: "RotateWebhook"},
+
 		{method: "GET", path: "/health", rpc: "Health"},
 		{method: "GET", path: "/status", rpc: "GetStatus"},
 		{method: "POST", path: "/reload", rpc: "Reload"},

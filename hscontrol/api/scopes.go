@@ -82,6 +82,15 @@ var needs = map[string]need{
 	"DrainRelay":     {scope: "networking_settings"},
 	"RenameRelay":    {scope: "networking_settings"},
 
+	"ListAudit":     {scope: "logs:configuration:read"},
+	"VerifyAudit":   {scope: "logs:configuration:read"},
+	"ListWebhooks":  {scope: "webhooks:read"},
+	"GetWebhook":    {scope: "webhooks:read"},
+	"CreateWebhook": {scope: "webhooks"},
+	"DeleteWebhook": {scope: "webhooks"},
+	"TestWebhook":   {scope: "webhooks"},
+	"RotateWebhook": {scope: "webhooks"},
+
 	"Health":    {},
 	"GetStatus": {scope: "feature_settings:read"},
 	"Reload":    {scope: tailnet.ScopeAll},

@@ -27,7 +27,7 @@ var File_headscale_v1_headscale_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\n" +
-	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\x9b'\n" +
+	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x18headscale/v1/audit.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xc7,\n" +
 	"\x10HeadscaleService\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.headscale.v1.CreateUserRequest\x1a .headscale.v1.CreateUserResponse\x12O\n" +
@@ -93,7 +93,16 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\vRemoveRelay\x12 .headscale.v1.RemoveRelayRequest\x1a!.headscale.v1.RemoveRelayResponse\x12O\n" +
 	"\n" +
 	"DrainRelay\x12\x1f.headscale.v1.DrainRelayRequest\x1a .headscale.v1.DrainRelayResponse\x12R\n" +
-	"\vRenameRelay\x12 .headscale.v1.RenameRelayRequest\x1a!.headscale.v1.RenameRelayResponse\x12C\n" +
+	"\vRenameRelay\x12 .headscale.v1.RenameRelayRequest\x1a!.headscale.v1.RenameRelayResponse\x12L\n" +
+	"\tListAudit\x12\x1e.headscale.v1.ListAuditRequest\x1a\x1f.headscale.v1.ListAuditResponse\x12R\n" +
+	"\vVerifyAudit\x12 .headscale.v1.VerifyAuditRequest\x1a!.headscale.v1.VerifyAuditResponse\x12X\n" +
+	"\rCreateWebhook\x12\".headscale.v1.CreateWebhookRequest\x1a#.headscale.v1.CreateWebhookResponse\x12U\n" +
+	"\fListWebhooks\x12!.headscale.v1.ListWebhooksRequest\x1a\".headscale.v1.ListWebhooksResponse\x12O\n" +
+	"\n" +
+	"GetWebhook\x12\x1f.headscale.v1.GetWebhookRequest\x1a .headscale.v1.GetWebhookResponse\x12X\n" +
+	"\rDeleteWebhook\x12\".headscale.v1.DeleteWebhookRequest\x1a#.headscale.v1.DeleteWebhookResponse\x12R\n" +
+	"\vTestWebhook\x12 .headscale.v1.TestWebhookRequest\x1a!.headscale.v1.TestWebhookResponse\x12X\n" +
+	"\rRotateWebhook\x12\".headscale.v1.RotateWebhookRequest\x1a#.headscale.v1.RotateWebhookResponse\x12C\n" +
 	"\x06Health\x12\x1b.headscale.v1.HealthRequest\x1a\x1c.headscale.v1.HealthResponse\x12L\n" +
 	"\tGetStatus\x12\x1e.headscale.v1.GetStatusRequest\x1a\x1f.headscale.v1.GetStatusResponse\x12C\n" +
 	"\x06Reload\x12\x1b.headscale.v1.ReloadRequest\x1a\x1c.headscale.v1.ReloadResponse\x12O\n" +
@@ -155,68 +164,84 @@ var file_headscale_v1_headscale_proto_goTypes = []any{
 	(*RemoveRelayRequest)(nil),         // 51: headscale.v1.RemoveRelayRequest
 	(*DrainRelayRequest)(nil),          // 52: headscale.v1.DrainRelayRequest
 	(*RenameRelayRequest)(nil),         // 53: headscale.v1.RenameRelayRequest
-	(*HealthRequest)(nil),              // 54: headscale.v1.HealthRequest
-	(*GetStatusRequest)(nil),           // 55: headscale.v1.GetStatusRequest
-	(*ReloadRequest)(nil),              // 56: headscale.v1.ReloadRequest
-	(*GetDERPMapRequest)(nil),          // 57: headscale.v1.GetDERPMapRequest
-	(*CreateUserResponse)(nil),         // 58: headscale.v1.CreateUserResponse
-	(*RenameUserResponse)(nil),         // 59: headscale.v1.RenameUserResponse
-	(*DeleteUserResponse)(nil),         // 60: headscale.v1.DeleteUserResponse
-	(*ListUsersResponse)(nil),          // 61: headscale.v1.ListUsersResponse
-	(*SetUserRoleResponse)(nil),        // 62: headscale.v1.SetUserRoleResponse
-	(*CreatePreAuthKeyResponse)(nil),   // 63: headscale.v1.CreatePreAuthKeyResponse
-	(*ExpirePreAuthKeyResponse)(nil),   // 64: headscale.v1.ExpirePreAuthKeyResponse
-	(*DeletePreAuthKeyResponse)(nil),   // 65: headscale.v1.DeletePreAuthKeyResponse
-	(*ListPreAuthKeysResponse)(nil),    // 66: headscale.v1.ListPreAuthKeysResponse
-	(*DebugCreateNodeResponse)(nil),    // 67: headscale.v1.DebugCreateNodeResponse
-	(*GetNodeResponse)(nil),            // 68: headscale.v1.GetNodeResponse
-	(*SetTagsResponse)(nil),            // 69: headscale.v1.SetTagsResponse
-	(*SetApprovedRoutesResponse)(nil),  // 70: headscale.v1.SetApprovedRoutesResponse
-	(*RegisterNodeResponse)(nil),       // 71: headscale.v1.RegisterNodeResponse
-	(*DeleteNodeResponse)(nil),         // 72: headscale.v1.DeleteNodeResponse
-	(*ExpireNodeResponse)(nil),         // 73: headscale.v1.ExpireNodeResponse
-	(*RenameNodeResponse)(nil),         // 74: headscale.v1.RenameNodeResponse
-	(*ListNodesResponse)(nil),          // 75: headscale.v1.ListNodesResponse
-	(*BackfillNodeIPsResponse)(nil),    // 76: headscale.v1.BackfillNodeIPsResponse
-	(*MoveNodeResponse)(nil),           // 77: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesResponse)(nil),   // 78: headscale.v1.SetNodeAddressesResponse
-	(*GetRoutesResponse)(nil),          // 79: headscale.v1.GetRoutesResponse
-	(*GetNodeRoutesResponse)(nil),      // 80: headscale.v1.GetNodeRoutesResponse
-	(*EnableRouteResponse)(nil),        // 81: headscale.v1.EnableRouteResponse
-	(*DisableRouteResponse)(nil),       // 82: headscale.v1.DisableRouteResponse
-	(*DeleteRouteResponse)(nil),        // 83: headscale.v1.DeleteRouteResponse
-	(*AuthRegisterResponse)(nil),       // 84: headscale.v1.AuthRegisterResponse
-	(*AuthApproveResponse)(nil),        // 85: headscale.v1.AuthApproveResponse
-	(*AuthRejectResponse)(nil),         // 86: headscale.v1.AuthRejectResponse
-	(*CreateApiKeyResponse)(nil),       // 87: headscale.v1.CreateApiKeyResponse
-	(*ExpireApiKeyResponse)(nil),       // 88: headscale.v1.ExpireApiKeyResponse
-	(*ListApiKeysResponse)(nil),        // 89: headscale.v1.ListApiKeysResponse
-	(*DeleteApiKeyResponse)(nil),       // 90: headscale.v1.DeleteApiKeyResponse
-	(*CreateOAuthClientResponse)(nil),  // 91: headscale.v1.CreateOAuthClientResponse
-	(*ListOAuthClientsResponse)(nil),   // 92: headscale.v1.ListOAuthClientsResponse
-	(*DeleteOAuthClientResponse)(nil),  // 93: headscale.v1.DeleteOAuthClientResponse
-	(*GetPolicyResponse)(nil),          // 94: headscale.v1.GetPolicyResponse
-	(*SetPolicyResponse)(nil),          // 95: headscale.v1.SetPolicyResponse
-	(*CheckPolicyResponse)(nil),        // 96: headscale.v1.CheckPolicyResponse
-	(*TestPolicyResponse)(nil),         // 97: headscale.v1.TestPolicyResponse
-	(*DiffPolicyResponse)(nil),         // 98: headscale.v1.DiffPolicyResponse
-	(*ExplainPolicyResponse)(nil),      // 99: headscale.v1.ExplainPolicyResponse
-	(*ListPolicyVersionsResponse)(nil), // 100: headscale.v1.ListPolicyVersionsResponse
-	(*RollbackPolicyResponse)(nil),     // 101: headscale.v1.RollbackPolicyResponse
-	(*CreateTailnetResponse)(nil),      // 102: headscale.v1.CreateTailnetResponse
-	(*ListTailnetsResponse)(nil),       // 103: headscale.v1.ListTailnetsResponse
-	(*DeleteTailnetResponse)(nil),      // 104: headscale.v1.DeleteTailnetResponse
-	(*CreateRelayKeyResponse)(nil),     // 105: headscale.v1.CreateRelayKeyResponse
-	(*ListRelayKeysResponse)(nil),      // 106: headscale.v1.ListRelayKeysResponse
-	(*DeleteRelayKeyResponse)(nil),     // 107: headscale.v1.DeleteRelayKeyResponse
-	(*ListRelaysResponse)(nil),         // 108: headscale.v1.ListRelaysResponse
-	(*RemoveRelayResponse)(nil),        // 109: headscale.v1.RemoveRelayResponse
-	(*DrainRelayResponse)(nil),         // 110: headscale.v1.DrainRelayResponse
-	(*RenameRelayResponse)(nil),        // 111: headscale.v1.RenameRelayResponse
-	(*HealthResponse)(nil),             // 112: headscale.v1.HealthResponse
-	(*GetStatusResponse)(nil),          // 113: headscale.v1.GetStatusResponse
-	(*ReloadResponse)(nil),             // 114: headscale.v1.ReloadResponse
-	(*GetDERPMapResponse)(nil),         // 115: headscale.v1.GetDERPMapResponse
+	(*ListAuditRequest)(nil),           // 54: headscale.v1.ListAuditRequest
+	(*VerifyAuditRequest)(nil),         // 55: headscale.v1.VerifyAuditRequest
+	(*CreateWebhookRequest)(nil),       // 56: headscale.v1.CreateWebhookRequest
+	(*ListWebhooksRequest)(nil),        // 57: headscale.v1.ListWebhooksRequest
+	(*GetWebhookRequest)(nil),          // 58: headscale.v1.GetWebhookRequest
+	(*DeleteWebhookRequest)(nil),       // 59: headscale.v1.DeleteWebhookRequest
+	(*TestWebhookRequest)(nil),         // 60: headscale.v1.TestWebhookRequest
+	(*RotateWebhookRequest)(nil),       // 61: headscale.v1.RotateWebhookRequest
+	(*HealthRequest)(nil),              // 62: headscale.v1.HealthRequest
+	(*GetStatusRequest)(nil),           // 63: headscale.v1.GetStatusRequest
+	(*ReloadRequest)(nil),              // 64: headscale.v1.ReloadRequest
+	(*GetDERPMapRequest)(nil),          // 65: headscale.v1.GetDERPMapRequest
+	(*CreateUserResponse)(nil),         // 66: headscale.v1.CreateUserResponse
+	(*RenameUserResponse)(nil),         // 67: headscale.v1.RenameUserResponse
+	(*DeleteUserResponse)(nil),         // 68: headscale.v1.DeleteUserResponse
+	(*ListUsersResponse)(nil),          // 69: headscale.v1.ListUsersResponse
+	(*SetUserRoleResponse)(nil),        // 70: headscale.v1.SetUserRoleResponse
+	(*CreatePreAuthKeyResponse)(nil),   // 71: headscale.v1.CreatePreAuthKeyResponse
+	(*ExpirePreAuthKeyResponse)(nil),   // 72: headscale.v1.ExpirePreAuthKeyResponse
+	(*DeletePreAuthKeyResponse)(nil),   // 73: headscale.v1.DeletePreAuthKeyResponse
+	(*ListPreAuthKeysResponse)(nil),    // 74: headscale.v1.ListPreAuthKeysResponse
+	(*DebugCreateNodeResponse)(nil),    // 75: headscale.v1.DebugCreateNodeResponse
+	(*GetNodeResponse)(nil),            // 76: headscale.v1.GetNodeResponse
+	(*SetTagsResponse)(nil),            // 77: headscale.v1.SetTagsResponse
+	(*SetApprovedRoutesResponse)(nil),  // 78: headscale.v1.SetApprovedRoutesResponse
+	(*RegisterNodeResponse)(nil),       // 79: headscale.v1.RegisterNodeResponse
+	(*DeleteNodeResponse)(nil),         // 80: headscale.v1.DeleteNodeResponse
+	(*ExpireNodeResponse)(nil),         // 81: headscale.v1.ExpireNodeResponse
+	(*RenameNodeResponse)(nil),         // 82: headscale.v1.RenameNodeResponse
+	(*ListNodesResponse)(nil),          // 83: headscale.v1.ListNodesResponse
+	(*BackfillNodeIPsResponse)(nil),    // 84: headscale.v1.BackfillNodeIPsResponse
+	(*MoveNodeResponse)(nil),           // 85: headscale.v1.MoveNodeResponse
+	(*SetNodeAddressesResponse)(nil),   // 86: headscale.v1.SetNodeAddressesResponse
+	(*GetRoutesResponse)(nil),          // 87: headscale.v1.GetRoutesResponse
+	(*GetNodeRoutesResponse)(nil),      // 88: headscale.v1.GetNodeRoutesResponse
+	(*EnableRouteResponse)(nil),        // 89: headscale.v1.EnableRouteResponse
+	(*DisableRouteResponse)(nil),       // 90: headscale.v1.DisableRouteResponse
+	(*DeleteRouteResponse)(nil),        // 91: headscale.v1.DeleteRouteResponse
+	(*AuthRegisterResponse)(nil),       // 92: headscale.v1.AuthRegisterResponse
+	(*AuthApproveResponse)(nil),        // 93: headscale.v1.AuthApproveResponse
+	(*AuthRejectResponse)(nil),         // 94: headscale.v1.AuthRejectResponse
+	(*CreateApiKeyResponse)(nil),       // 95: headscale.v1.CreateApiKeyResponse
+	(*ExpireApiKeyResponse)(nil),       // 96: headscale.v1.ExpireApiKeyResponse
+	(*ListApiKeysResponse)(nil),        // 97: headscale.v1.ListApiKeysResponse
+	(*DeleteApiKeyResponse)(nil),       // 98: headscale.v1.DeleteApiKeyResponse
+	(*CreateOAuthClientResponse)(nil),  // 99: headscale.v1.CreateOAuthClientResponse
+	(*ListOAuthClientsResponse)(nil),   // 100: headscale.v1.ListOAuthClientsResponse
+	(*DeleteOAuthClientResponse)(nil),  // 101: headscale.v1.DeleteOAuthClientResponse
+	(*GetPolicyResponse)(nil),          // 102: headscale.v1.GetPolicyResponse
+	(*SetPolicyResponse)(nil),          // 103: headscale.v1.SetPolicyResponse
+	(*CheckPolicyResponse)(nil),        // 104: headscale.v1.CheckPolicyResponse
+	(*TestPolicyResponse)(nil),         // 105: headscale.v1.TestPolicyResponse
+	(*DiffPolicyResponse)(nil),         // 106: headscale.v1.DiffPolicyResponse
+	(*ExplainPolicyResponse)(nil),      // 107: headscale.v1.ExplainPolicyResponse
+	(*ListPolicyVersionsResponse)(nil), // 108: headscale.v1.ListPolicyVersionsResponse
+	(*RollbackPolicyResponse)(nil),     // 109: headscale.v1.RollbackPolicyResponse
+	(*CreateTailnetResponse)(nil),      // 110: headscale.v1.CreateTailnetResponse
+	(*ListTailnetsResponse)(nil),       // 111: headscale.v1.ListTailnetsResponse
+	(*DeleteTailnetResponse)(nil),      // 112: headscale.v1.DeleteTailnetResponse
+	(*CreateRelayKeyResponse)(nil),     // 113: headscale.v1.CreateRelayKeyResponse
+	(*ListRelayKeysResponse)(nil),      // 114: headscale.v1.ListRelayKeysResponse
+	(*DeleteRelayKeyResponse)(nil),     // 115: headscale.v1.DeleteRelayKeyResponse
+	(*ListRelaysResponse)(nil),         // 116: headscale.v1.ListRelaysResponse
+	(*RemoveRelayResponse)(nil),        // 117: headscale.v1.RemoveRelayResponse
+	(*DrainRelayResponse)(nil),         // 118: headscale.v1.DrainRelayResponse
+	(*RenameRelayResponse)(nil),        // 119: headscale.v1.RenameRelayResponse
+	(*ListAuditResponse)(nil),          // 120: headscale.v1.ListAuditResponse
+	(*VerifyAuditResponse)(nil),        // 121: headscale.v1.VerifyAuditResponse
+	(*CreateWebhookResponse)(nil),      // 122: headscale.v1.CreateWebhookResponse
+	(*ListWebhooksResponse)(nil),       // 123: headscale.v1.ListWebhooksResponse
+	(*GetWebhookResponse)(nil),         // 124: headscale.v1.GetWebhookResponse
+	(*DeleteWebhookResponse)(nil),      // 125: headscale.v1.DeleteWebhookResponse
+	(*TestWebhookResponse)(nil),        // 126: headscale.v1.TestWebhookResponse
+	(*RotateWebhookResponse)(nil),      // 127: headscale.v1.RotateWebhookResponse
+	(*HealthResponse)(nil),             // 128: headscale.v1.HealthResponse
+	(*GetStatusResponse)(nil),          // 129: headscale.v1.GetStatusResponse
+	(*ReloadResponse)(nil),             // 130: headscale.v1.ReloadResponse
+	(*GetDERPMapResponse)(nil),         // 131: headscale.v1.GetDERPMapResponse
 }
 var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	0,   // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
@@ -273,70 +298,86 @@ var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	51,  // 51: headscale.v1.HeadscaleService.RemoveRelay:input_type -> headscale.v1.RemoveRelayRequest
 	52,  // 52: headscale.v1.HeadscaleService.DrainRelay:input_type -> headscale.v1.DrainRelayRequest
 	53,  // 53: headscale.v1.HeadscaleService.RenameRelay:input_type -> headscale.v1.RenameRelayRequest
-	54,  // 54: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
-	55,  // 55: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
-	56,  // 56: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
-	57,  // 57: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
-	58,  // 58: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
-	59,  // 59: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
-	60,  // 60: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
-	61,  // 61: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
-	62,  // 62: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
-	63,  // 63: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
-	64,  // 64: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
-	65,  // 65: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
-	66,  // 66: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
-	67,  // 67: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
-	68,  // 68: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
-	69,  // 69: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
-	70,  // 70: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
-	71,  // 71: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
-	72,  // 72: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
-	73,  // 73: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
-	74,  // 74: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
-	75,  // 75: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
-	76,  // 76: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
-	77,  // 77: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
-	78,  // 78: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
-	79,  // 79: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
-	80,  // 80: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
-	81,  // 81: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
-	82,  // 82: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
-	83,  // 83: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
-	84,  // 84: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
-	85,  // 85: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
-	86,  // 86: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
-	87,  // 87: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
-	88,  // 88: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
-	89,  // 89: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
-	90,  // 90: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
-	91,  // 91: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
-	92,  // 92: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
-	93,  // 93: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
-	94,  // 94: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
-	95,  // 95: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
-	96,  // 96: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
-	97,  // 97: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
-	98,  // 98: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
-	99,  // 99: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
-	100, // 100: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
-	101, // 101: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
-	102, // 102: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
-	103, // 103: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
-	104, // 104: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
-	105, // 105: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
-	106, // 106: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
-	107, // 107: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
-	108, // 108: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
-	109, // 109: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
-	110, // 110: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
-	111, // 111: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
-	112, // 112: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
-	113, // 113: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
-	114, // 114: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
-	115, // 115: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
-	58,  // [58:116] is the sub-list for method output_type
-	0,   // [0:58] is the sub-list for method input_type
+	54,  // 54: headscale.v1.HeadscaleService.ListAudit:input_type -> headscale.v1.ListAuditRequest
+	55,  // 55: headscale.v1.HeadscaleService.VerifyAudit:input_type -> headscale.v1.VerifyAuditRequest
+	56,  // 56: headscale.v1.HeadscaleService.CreateWebhook:input_type -> headscale.v1.CreateWebhookRequest
+	57,  // 57: headscale.v1.HeadscaleService.ListWebhooks:input_type -> headscale.v1.ListWebhooksRequest
+	58,  // 58: headscale.v1.HeadscaleService.GetWebhook:input_type -> headscale.v1.GetWebhookRequest
+	59,  // 59: headscale.v1.HeadscaleService.DeleteWebhook:input_type -> headscale.v1.DeleteWebhookRequest
+	60,  // 60: headscale.v1.HeadscaleService.TestWebhook:input_type -> headscale.v1.TestWebhookRequest
+	61,  // 61: headscale.v1.HeadscaleService.RotateWebhook:input_type -> headscale.v1.RotateWebhookRequest
+	62,  // 62: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
+	63,  // 63: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
+	64,  // 64: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
+	65,  // 65: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
+	66,  // 66: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
+	67,  // 67: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
+	68,  // 68: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
+	69,  // 69: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
+	70,  // 70: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
+	71,  // 71: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
+	72,  // 72: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
+	73,  // 73: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
+	74,  // 74: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
+	75,  // 75: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
+	76,  // 76: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
+	77,  // 77: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
+	78,  // 78: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
+	79,  // 79: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
+	80,  // 80: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
+	81,  // 81: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
+	82,  // 82: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
+	83,  // 83: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
+	84,  // 84: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
+	85,  // 85: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
+	86,  // 86: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
+	87,  // 87: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
+	88,  // 88: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
+	89,  // 89: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
+	90,  // 90: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
+	91,  // 91: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
+	92,  // 92: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
+	93,  // 93: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
+	94,  // 94: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
+	95,  // 95: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
+	96,  // 96: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
+	97,  // 97: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
+	98,  // 98: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
+	99,  // 99: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
+	100, // 100: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
+	101, // 101: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
+	102, // 102: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
+	103, // 103: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
+	104, // 104: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
+	105, // 105: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
+	106, // 106: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
+	107, // 107: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
+	108, // 108: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
+	109, // 109: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
+	110, // 110: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
+	111, // 111: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
+	112, // 112: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
+	113, // 113: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
+	114, // 114: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
+	115, // 115: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
+	116, // 116: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
+	117, // 117: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
+	118, // 118: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
+	119, // 119: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
+	120, // 120: headscale.v1.HeadscaleService.ListAudit:output_type -> headscale.v1.ListAuditResponse
+	121, // 121: headscale.v1.HeadscaleService.VerifyAudit:output_type -> headscale.v1.VerifyAuditResponse
+	122, // 122: headscale.v1.HeadscaleService.CreateWebhook:output_type -> headscale.v1.CreateWebhookResponse
+	123, // 123: headscale.v1.HeadscaleService.ListWebhooks:output_type -> headscale.v1.ListWebhooksResponse
+	124, // 124: headscale.v1.HeadscaleService.GetWebhook:output_type -> headscale.v1.GetWebhookResponse
+	125, // 125: headscale.v1.HeadscaleService.DeleteWebhook:output_type -> headscale.v1.DeleteWebhookResponse
+	126, // 126: headscale.v1.HeadscaleService.TestWebhook:output_type -> headscale.v1.TestWebhookResponse
+	127, // 127: headscale.v1.HeadscaleService.RotateWebhook:output_type -> headscale.v1.RotateWebhookResponse
+	128, // 128: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
+	129, // 129: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
+	130, // 130: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
+	131, // 131: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
+	66,  // [66:132] is the sub-list for method output_type
+	0,   // [0:66] is the sub-list for method input_type
 	0,   // [0:0] is the sub-list for extension type_name
 	0,   // [0:0] is the sub-list for extension extendee
 	0,   // [0:0] is the sub-list for field type_name
@@ -348,6 +389,7 @@ func file_headscale_v1_headscale_proto_init() {
 		return
 	}
 	file_headscale_v1_apikey_proto_init()
+	file_headscale_v1_audit_proto_init()
 	file_headscale_v1_auth_proto_init()
 	file_headscale_v1_node_proto_init()
 	file_headscale_v1_oauth_proto_init()
