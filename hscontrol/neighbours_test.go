@@ -2,7 +2,9 @@ package hscontrol_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -183,6 +185,11 @@ func TestKilledServersRelayComesBack(t *testing.T) {
 	iy := inbox(cy)
 	cx := mustAt(t, x, region, "999a")
 	reaches(t, "before", cx, y.Key.Public(), iy)
+	for i := range 20 { // 1 MB by way of both
+		reaches(t, fmt.Sprintf("%d %s", i, strings.Repeat("x", 50_000)), cx, y.Key.Public(), iy)
+	}
+	awaitSent(t, second, "embedded-999a", 1_000_000)
+	awaitSent(t, second, "embedded-999b", 1_000_000)
 	list := second.CLI("derp", "list")
 	for _, want := range []string{"embedded-999a", "embedded-999b", "healthy", "127.0.0.1:"} {
 		if !strings.Contains(list, want) {
@@ -202,4 +209,96 @@ func TestKilledServersRelayComesBack(t *testing.T) {
 	t.Logf("back in the map after %v", time.Since(began))
 	cx = mustAt(t, x, py.Netmap.DERP.Regions[999], "999a")
 	reaches(t, "after", cx, y.Key.Public(), iy)
+
+	second.End(syscall.SIGTERM)
+	second.Begin()
+	awaitSent(t, second, "embedded-999b", 1_000_000)
+}
+
+// awaitSent waits until a relay says that it has sent so many bytes today, and in this month.
+func awaitSent(t *testing.T, s *hstest.Process, relay string, least uint64) {
+	t.Helper()
+	type traffic struct {
+		Sent uint64 `json:",string"`
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		var list []struct {
+			Name         string
+			Today, Month traffic
+		}
+		text := s.CLI("derp", "list", "-o", "json")
+		if err := json.Unmarshal([]byte(text), &list); err != nil {
+			t.Fatalf("reading %s: %v", text, err)
+		}
+		for _, r := range list {
+			if r.Name == relay && r.Today.Sent >= least && r.Month.Sent >= r.Today.Sent {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("relay %s did not say within 30 s that it sent %d bytes: %s", relay, least, text)
+		}
+	}
+}
+
+// Behind a proxy that speaks TLS, each server says where its relay is past the proxy. Where two say nothing of their own,
+// health tells.
+func TestRelaysBehindOneName(t *testing.T) {
+	db := hstest.StartPostgres(t)
+	use := db.Database()
+	past := func(cfg *config.Config) {
+		cfg.ServerURL = "https://head.example.com"
+		at := netip.MustParseAddrPort(cfg.ListenAddr)
+		cfg.DERP.Server.IPv4, cfg.DERP.Server.Port = at.Addr(), int(at.Port())
+	}
+	a := hstest.Start(t, use, embedded, past)
+	b := hstest.Start(t, use, embedded, past, shareSecrets(a))
+	a.URL, b.URL = "http://"+a.Config.ListenAddr, "http://"+b.Config.ListenAddr
+	secret := a.Key(a.User("anna"))
+	x, y := a.Node("x"), b.Node("y")
+	x.Join(secret)
+	y.Join(secret)
+	poll := x.Poll()
+	awaitRelays(poll, "999a", "999b")
+	region := poll.Netmap.DERP.Regions[999]
+	in := inbox(mustAt(t, y, region, "999b"))
+	reaches(t, "past the proxy", mustAt(t, x, region, "999a"), y.Key.Public(), in)
+
+	same := func(cfg *config.Config) { cfg.ServerURL = "http://head.example.com" }
+	use = db.Database()
+	c := hstest.Start(t, use, embedded, same)
+	d := hstest.Start(t, use, embedded, same, shareSecrets(c))
+	if got := fmt.Sprint(d.Faults(t.Context())); !strings.Contains(got, "at the same address, head.example.com, with different certificates") {
+		t.Errorf("got faults %s, want that the addresses are the same", got)
+	}
+	// And where one has the other's key.
+	e := hstest.Prepare(t, use, embedded, same, shareSecrets(c), func(cfg *config.Config) {
+		cfg.DERP.Server.PrivateKeyPath = c.Config.DERP.Server.PrivateKeyPath
+	})
+	e.Begin()
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(fmt.Sprint(c.Faults(t.Context())), "another server has the same relay key"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no fault of the same key within 30 s")
+		}
+	}
+}
+
+// A server without a relay keeps the place of the region while all relays of the others are away: a client whose home
+// it was connects again only when it sees the region change.
+func TestRegionKeepsItsPlace(t *testing.T) {
+	db := hstest.StartPostgres(t)
+	use := db.Database()
+	a := hstest.Start(t, use, embedded)
+	b := hstest.Start(t, use, shareSecrets(a))
+	n := b.Node("n")
+	n.Join(a.Key(a.User("anna")))
+	poll := n.Poll()
+	awaitRelays(poll, "999a")
+	a.End()
+	awaitRelays(poll, "no 999a")
+	if got := fmt.Sprint(b.Faults(t.Context())); !strings.Contains(got, "the DERP map is empty") {
+		t.Errorf("got faults %s, want that there is no relay", got)
+	}
+	a.Begin()
+	awaitRelays(poll, "999a")
 }

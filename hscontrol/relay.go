@@ -1,6 +1,7 @@
 package hscontrol
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -129,7 +130,7 @@ func (s *Server) relayEntry(cfg *config.Config) *derpmap.Relay {
 		IPv4:       ip4,
 		IPv6:       ip6,
 		CertName:   cert.Pin,
-		DERPPort:   serverPort(u),
+		DERPPort:   cmp.Or(own.Port, serverPort(u)),
 		STUNPort:   s.stunPort(),
 	}
 }
@@ -156,9 +157,10 @@ func (s *Server) meshPeer(ctx context.Context, cfg *config.Config) derp.MeshPeer
 			p.Addrs = append(p.Addrs, at)
 		}
 	}
-	if u.Scheme == "http" || s.cert.trusted() { // otherwise what stands there is a proxy
-		add(cfg.DERP.Server.IPv4, uint16(serverPort(u)))
-		add(cfg.DERP.Server.IPv6, uint16(serverPort(u)))
+	if u.Scheme == "http" || s.cert.trusted() || cfg.DERP.Server.Port != 0 { // otherwise what stands there is a proxy
+		port := uint16(cmp.Or(cfg.DERP.Server.Port, serverPort(u)))
+		add(cfg.DERP.Server.IPv4, port)
+		add(cfg.DERP.Server.IPv6, port)
 	}
 	host, text, err := net.SplitHostPort(cfg.ListenAddr)
 	port, portErr := strconv.ParseUint(text, 10, 16)
@@ -202,9 +204,9 @@ func (s *Server) serverURL() *url.URL {
 func (s *Server) relayExpires() time.Time { return s.relayCert(s.serverURL()).Expires }
 
 // relayCert is the certificate that clients of the embedded relay are to meet. Where server_url is https and the
-// certificate is our own all the same, a proxy with another one stands in front.
+// certificate is our own all the same, a proxy with another one stands in front, unless clients go past it.
 func (s *Server) relayCert(u *url.URL) derp.CertInfo {
-	if u.Scheme == "https" {
+	if u.Scheme == "https" && s.config().DERP.Server.Port == 0 {
 		return derp.CertInfo{}
 	}
 	return s.cert.published()

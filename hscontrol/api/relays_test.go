@@ -128,6 +128,9 @@ func TestRelays(t *testing.T) {
 		t.Errorf("taking that back: got %v, %v", drained, err)
 	}
 	renamed, err := b.RenameRelay(ctx, &headscalev1.RenameRelayRequest{Relay: "1", Name: "attic", Region: "fra", RegionName: "Frankfurt"})
+	if healthErr := b.store.SetRelayHealth(ctx, r.ID, true, ""); healthErr != nil { // it answered a second time
+		t.Fatal(healthErr)
+	}
 	if got := b.relays(t, ctx, "")[0]; len(got.GetPublished()) > 0 || !strings.Contains(got.GetOutBecause(), "region 903 is another one") {
 		t.Errorf("in a region of the server's own map: got %v", got)
 	}

@@ -157,6 +157,8 @@ type DERPServer struct {
 	// IPv4 and IPv6 are the relay's addresses in the map; the zero Addr lets clients resolve the host name.
 	IPv4 netip.Addr `key:"ipv4"`
 	IPv6 netip.Addr `key:"ipv6"`
+	// Port is the relay's TCP port in the map, with the server's own certificate; zero means that of server_url.
+	Port int `key:"port"`
 }
 
 // Node holds the rules that apply to every node.

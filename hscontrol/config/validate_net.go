@@ -254,6 +254,9 @@ func (v *validator) derpServer() {
 	} else {
 		v.listenAddr("derp.server.stun_listen_addr", s.STUNListenAddr)
 	}
+	if s.Port < 0 || s.Port > 65535 {
+		v.problem("derp.server.port", "%d is no port; write 1 to 65535, or 0 for that of server_url", s.Port)
+	}
 	if s.IPv4.IsValid() && !s.IPv4.Is4() {
 		v.problem("derp.server.ipv4", "%s is no IPv4 address", s.IPv4)
 	}
