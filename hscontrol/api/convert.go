@@ -49,27 +49,45 @@ func (s *Server) tailnetNames(ctx context.Context) (*names, error) {
 	return n, nil
 }
 
-// namesIn gathers what the messages about a tailnet (zero: all) refer to.
+// namesIn gathers what the messages about a tailnet (zero: all) refer to, but for pre-auth keys: see withKeys.
 func (s *Server) namesIn(ctx context.Context, id tailnet.ID) (*names, error) {
 	n, err := s.tailnetNames(ctx)
 	if err != nil {
 		return nil, err
 	}
-	users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{TailnetID: id})
+	users, err := s.usersIn(ctx, store.UserFilter{TailnetID: id})
 	if err != nil {
 		return nil, err
 	}
 	for _, u := range users {
 		n.users[u.ID] = u
 	}
-	keys, err := s.cfg.Store.ListPreAuthKeys(ctx, store.KeyFilter{TailnetID: id})
-	if err != nil {
-		return nil, err
+	return n, nil
+}
+
+// fewKeys is how many keys are asked for one by one. Of more, all are read.
+const fewKeys = 500
+
+// withKeys adds the pre-auth keys that let the nodes in. There may be many more keys than that.
+func (s *Server) withKeys(ctx context.Context, n *names, id tailnet.ID, nodes ...*tailnet.Node) error {
+	wanted := map[tailnet.KeyID]bool{}
+	for _, node := range nodes {
+		if node.AuthKeyID != 0 {
+			wanted[node.AuthKeyID] = true
+		}
 	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	f := store.KeyFilter{TailnetID: id}
+	if len(wanted) <= fewKeys {
+		f.IDs = slices.Sorted(maps.Keys(wanted))
+	}
+	keys, err := s.cfg.Store.ListPreAuthKeys(ctx, f)
 	for _, k := range keys {
 		n.keys[k.ID] = k
 	}
-	return n, nil
+	return err
 }
 
 func (n *names) user(u *tailnet.User) *headscalev1.User {

@@ -48,6 +48,9 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 		return nil, err
 	}
 	n, err := s.namesIn(ctx, id)
+	if err == nil {
+		err = s.withKeys(ctx, n, id, nodes...)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +98,16 @@ func (s *Server) nodeMessage(ctx context.Context, node *tailnet.Node) (*headscal
 	if err != nil {
 		return nil, err
 	}
-	if node.AuthKeyID != 0 {
-		if n, err = s.namesIn(ctx, node.TailnetID); err != nil {
-			return nil, err
-		}
-	} else if node.UserID != 0 {
-		users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{ID: node.UserID})
+	if err := s.withKeys(ctx, n, node.TailnetID, node); err != nil {
+		return nil, err
+	}
+	owners := map[tailnet.UserID]bool{node.UserID: true}
+	for _, k := range n.keys {
+		owners[k.UserID] = true
+	}
+	delete(owners, 0)
+	for id := range owners {
+		users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{ID: id})
 		if err != nil {
 			return nil, err
 		}

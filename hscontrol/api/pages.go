@@ -37,38 +37,64 @@ func (p place) isAfter(q place) bool {
 	return p.number > q.number || p.number == q.number && p.text > q.text
 }
 
-// page cuts out of a list, which is in the order of its places, what the request asks for, and says how the next
-// request goes on: empty where nothing is left, or no pages were asked for.
+// span is the part of a list that a request asks for.
+type span struct {
+	size     int // 0: all of it
+	after    place
+	begun    bool // after is set
+	question uint64
+}
+
+func spanOf(req paged) (span, error) {
+	sp := span{size: int(req.GetPageSize())}
+	switch token := req.GetPageToken(); {
+	case sp.size > maxPage:
+		return sp, invalid("a page of %d is too large: pageSize is %d at most", sp.size, maxPage)
+	case sp.size == 0 && token == "":
+		return sp, nil
+	case sp.size == 0:
+		sp.size = usualPage
+	}
+	var err error
+	if sp.question, err = questionOf(req); err != nil || req.GetPageToken() == "" {
+		return sp, err
+	}
+	sp.after, err = readCursor(req.GetPageToken(), sp.question)
+	sp.begun = true
+	return sp, err
+}
+
+// limit is how many have to be read to know whether there is another page; 0 for all.
+func (sp span) limit() int {
+	if sp.size == 0 {
+		return 0
+	}
+	return sp.size + 1
+}
+
+// cut takes the part out of a list, or out of what of it comes after the last page, and says how the next request goes
+// on: empty where nothing is left, or no pages were asked for. The list is in the order of its places.
 //
 // A cursor is the place of the last item that was shown, so that others may come and go meanwhile: what is there all
 // the time is shown once. It is good for the question that it was given for. It is no secret and opens nothing.
-func page[T any](req paged, all []T, placeOf func(T) place) (part []T, next string, err error) {
-	size := int(req.GetPageSize())
-	switch {
-	case size > maxPage:
-		return nil, "", invalid("a page of %d is too large: pageSize is %d at most", size, maxPage)
-	case size == 0 && req.GetPageToken() == "":
-		return all, "", nil
-	case size == 0:
-		size = usualPage
+func cut[T any](sp span, all []T, placeOf func(T) place) (part []T, next string) {
+	for sp.begun && len(all) > 0 && !placeOf(all[0]).isAfter(sp.after) {
+		all = all[1:]
 	}
-	question, err := questionOf(req)
+	if sp.size == 0 || len(all) <= sp.size {
+		return all, ""
+	}
+	return all[:sp.size], writeCursor(sp.question, placeOf(all[sp.size-1]))
+}
+
+// page is spanOf and cut for a list that is there as a whole.
+func page[T any](req paged, all []T, placeOf func(T) place) (part []T, next string, err error) {
+	sp, err := spanOf(req)
 	if err != nil {
 		return nil, "", err
 	}
-	if token := req.GetPageToken(); token != "" {
-		last, err := readCursor(token, question)
-		if err != nil {
-			return nil, "", err
-		}
-		for len(all) > 0 && !placeOf(all[0]).isAfter(last) {
-			all = all[1:]
-		}
-	}
-	if len(all) <= size {
-		return all, "", nil
-	}
-	return all[:size], writeCursor(question, placeOf(all[size-1])), nil
+	part, next = cut(sp, all, placeOf)
+	return part, next, nil
 }
 
 // questionOf tells requests apart that ask for different lists. How much of the list is no part of the question.

@@ -187,14 +187,17 @@ func (s *Server) ListPreAuthKeys(ctx context.Context, req *headscalev1.ListPreAu
 	if err != nil {
 		return nil, err
 	}
-	keys, err := s.cfg.Store.ListPreAuthKeys(ctx, store.KeyFilter{TailnetID: id, UserID: owner})
+	sp, err := spanOf(req)
 	if err != nil {
 		return nil, err
 	}
-	keys, next, err := page(req, keys, func(k *tailnet.PreAuthKey) place { return place{number: uint64(k.ID)} })
+	keys, err := s.cfg.Store.ListPreAuthKeys(ctx, store.KeyFilter{
+		TailnetID: id, UserID: owner, After: tailnet.KeyID(sp.after.number), Limit: sp.limit(),
+	})
 	if err != nil {
 		return nil, err
 	}
+	keys, next := cut(sp, keys, func(k *tailnet.PreAuthKey) place { return place{number: uint64(k.ID)} })
 	resp := &headscalev1.ListPreAuthKeysResponse{PreAuthKeys: make([]*headscalev1.PreAuthKey, len(keys)), NextPageToken: next}
 	for i, k := range keys {
 		resp.PreAuthKeys[i] = n.preAuthKey(k, maskedKey(tailnet.AuthKeySecret, k.Prefix))

@@ -16,6 +16,9 @@ import (
 type KeyFilter struct {
 	TailnetID tailnet.ID
 	UserID    tailnet.UserID
+	IDs       []tailnet.KeyID // nil: all
+	After     tailnet.KeyID   // those that are younger
+	Limit     int             // 0: all
 }
 
 // maxTags is how many tags a key or a node may have.
@@ -102,6 +105,15 @@ func (s *Store) ListPreAuthKeys(ctx context.Context, f KeyFilter) ([]*tailnet.Pr
 	}
 	if f.UserID != 0 {
 		q = q.Where("user_id = ?", int64(f.UserID))
+	}
+	if f.IDs != nil {
+		q = q.Where("id IN ?", f.IDs)
+	}
+	if f.After != 0 {
+		q = q.Where("id > ?", int64(f.After))
+	}
+	if f.Limit > 0 {
+		q = q.Limit(f.Limit)
 	}
 	var keys []*tailnet.PreAuthKey
 	if err := q.Find(&keys).Error; err != nil {
