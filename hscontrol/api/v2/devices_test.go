@@ -59,7 +59,9 @@ func TestDevices(t *testing.T) {
 		{"routes", func() error { return devices.SetSubnetRoutes(w.ctx, id, []string{"10.7.0.0/24"}) },
 			func(d *tailscale.Device) bool { return slices.Equal(d.EnabledRoutes, []string{"10.7.0.0/24"}) }},
 		{"tags", func() error { return devices.SetTags(w.ctx, id, []string{"tag:web"}) },
-			func(d *tailscale.Device) bool { return slices.Equal(d.Tags, []string{"tag:web"}) && d.User == "tagged-devices" }},
+			func(d *tailscale.Device) bool {
+				return slices.Equal(d.Tags, []string{"tag:web"}) && d.User == "tagged-devices"
+			}},
 		{"no authorization", func() error { return devices.SetAuthorized(w.ctx, id, false) }, func(d *tailscale.Device) bool { return !d.Authorized }},
 		{"authorization", func() error { return devices.SetAuthorized(w.ctx, id, true) }, func(d *tailscale.Device) bool { return d.Authorized }},
 	}

@@ -149,6 +149,9 @@ func (c *call) keyAnswer(k anyKey) *keyAnswer {
 // keys are those of the tailnet that the caller may read.
 func (c *call) keys() (list []anyKey, err error) {
 	may := func(kind string) bool { return c.caller.May(scopeOfKind[kind] + ":read") }
+	if !may(kindAuth) && !may(kindAPI) && !may(kindClient) && !may(kindFederated) {
+		return nil, c.caller.Check("auth_keys:read")
+	}
 	ours := func(id tailnet.ID, user tailnet.UserID) bool {
 		// A key for all tailnets is there for those who may see all.
 		return (id == c.tailnet.ID || id == 0 && c.caller.Tailnet == 0) && c.caller.Owns(user)
@@ -191,9 +194,6 @@ func (c *call) keys() (list []anyKey, err error) {
 }
 
 func listKeys(c *call) (any, error) {
-	if !slices.ContainsFunc([]string{kindAuth, kindAPI, kindClient, kindFederated}, func(kind string) bool { return c.caller.May(scopeOfKind[kind] + ":read") }) {
-		return nil, c.caller.Check("auth_keys:read")
-	}
 	keys, err := c.keys()
 	if err != nil {
 		return nil, err
@@ -368,6 +368,9 @@ func setKey(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.caller.Check(scopeOfKind[k.kind()]); err != nil {
+		return nil, err
+	}
 	var req keyRequest
 	if err := c.read(&req); err != nil {
 		return nil, err
@@ -377,9 +380,6 @@ func setKey(c *call) (any, error) {
 		return nil, invalid("a key of type %s cannot be changed: delete it and make another", k.kind())
 	case req.KeyType != "" && req.KeyType != k.client.Kind:
 		return nil, invalid("keyType cannot be changed from %s to %s", k.client.Kind, req.KeyType)
-	}
-	if err := c.caller.Check(scopeOfKind[k.client.Kind]); err != nil {
-		return nil, err
 	}
 	req.KeyType = k.client.Kind
 	row, err := c.clientOf(&req)
