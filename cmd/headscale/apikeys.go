@@ -30,18 +30,25 @@ type apiKeys struct {
 
 func (a *apiKeys) create() *cobra.Command {
 	var expiration string
+	req := &headscalev1.CreateApiKeyRequest{}
 	cmd := &cobra.Command{
 		Use:     "create",
 		Aliases: []string{"c", "new"},
 		Short:   "make a key, and show it for the only time",
-		Args:    exactly(0, ""),
+		Long: "A key opens everything, unless it is told to open less: by --scopes, with the names that Tailscale's API has for them, by --read-only,\n" +
+			"by --tailnet, or by --user: then it opens no more than the role of that user allows, now and later.",
+		Example: "headscale apikeys create --read-only --description dashboard\n" +
+			"headscale apikeys create --scopes devices:core,policy_file:read -e 30d\n" +
+			"headscale apikeys create --user alice@example.com -e 1y",
+		Args: exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			at, never, err := parseExpiration(expiration, time.Now())
-			if err != nil {
+			var err error
+			if req.Expiration, req.NeverExpires, err = parseExpiration(expiration, time.Now()); err != nil {
 				return err
 			}
+			req.Tailnet = a.tailnet
 			return a.ask(cmd.Context(), func(ctx context.Context, server client) error {
-				resp, err := server.CreateApiKey(ctx, &headscalev1.CreateApiKeyRequest{Expiration: at, NeverExpires: never, Tailnet: a.tailnet})
+				resp, err := server.CreateApiKey(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -49,7 +56,13 @@ func (a *apiKeys) create() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&expiration, "expiration", "e", "90d", "`how long` the key is good for: 24h, 90d, 1y, never")
+	f := cmd.Flags()
+	f.StringVarP(&expiration, "expiration", "e", "90d", "`how long` the key is good for: 24h, 90d, 1y, never")
+	f.StringSliceVar(&req.Scopes, "scopes", nil, "`scopes` that the key opens: devices:core, dns:read, all:read (default: all)")
+	f.BoolVar(&req.ReadOnly, "read-only", false, "of these scopes only the reading")
+	f.StringVarP(&req.UserRef, "user", "u", "", "`user` on whose behalf the key is, by name, e-mail or ID (default: nobody)")
+	f.StringSliceVar(&req.Tags, "tags", nil, "`tags` that what is made with the key must have (default: any, or none)")
+	f.StringVar(&req.Description, "description", "", "`text` to remember the key by")
 	a.withTailnet(cmd, " that the key is for (default: all)")
 	return cmd
 }
@@ -66,10 +79,11 @@ func (a *apiKeys) list() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				t := newTable("ID", "Prefix", "Expiration", "Created", "Last used", "Tailnet")
+				t := newTable("ID", "Prefix", "Expiration", "Created", "Last used", "Tailnet", "User", "Scopes", "Tags", "Description")
 				for _, k := range resp.GetApiKeys() {
 					t.add(strconv.FormatUint(k.GetId(), 10), k.GetPrefix(), when(k.GetExpiration(), "never"),
-						when(k.GetCreatedAt(), ""), when(k.GetLastSeen(), "never"), firstOf(k.GetTailnet(), "all"))
+						when(k.GetCreatedAt(), ""), when(k.GetLastSeen(), "never"), firstOf(k.GetTailnet(), "all"),
+						firstOf(k.GetUser().GetName(), "-"), list(k.GetScopes()), firstOf(list(k.GetTags()), "-"), k.GetDescription())
 				}
 				return showList(a.cli, resp.GetApiKeys(), t)
 			})

@@ -176,6 +176,17 @@ func apiKeyIDs(q *question) ([]string, error) {
 
 func apiKeyPrefixes(q *question) ([]string, error) { return q.apiKeys((*headscalev1.ApiKey).GetPrefix) }
 
+func oauthClientIDs(q *question) (out []string, err error) {
+	err = q.look(func(ctx context.Context, server client) error {
+		resp, err := server.ListOAuthClients(ctx, &headscalev1.ListOAuthClientsRequest{})
+		for _, o := range resp.GetClients() {
+			out = append(out, candidate(o.GetClientId(), list(o.GetScopes()), o.GetDescription()))
+		}
+		return err
+	})
+	return out, err
+}
+
 func relayKeyIDs(q *question) (out []string, err error) {
 	err = q.look(func(ctx context.Context, server client) error {
 		resp, err := server.ListRelayKeys(ctx, &headscalev1.ListRelayKeysRequest{})

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // Completion asks the server what there is: IDs and names of nodes, users, keys, routes, tailnets and relays. Shells run
@@ -47,13 +49,14 @@ func flagSources() map[string]map[string]source {
 			"output": words("json", "json-line", "yaml"), "output-compat": words(compat029, compat015), "user": users, "namespace": users, "tailnet": tailnets,
 			"tags": tags, "role": roles, "node": nodesByAny,
 		},
-		"users":       {"identifier": userIDs, "name": userNames},
-		"nodes":       {"identifier": nodesByAny, "routes": routesOfNode},
-		"routes":      {"identifier": nodesByAny, "route": routesByAny},
-		"preauthkeys": {"id": preAuthKeyIDs},
-		"apikeys":     {"id": apiKeyIDs, "prefix": apiKeyPrefixes},
-		"enroll-keys": {"id": relayKeyIDs},
-		"policy":      {"version": policyVersions},
+		"users":         {"identifier": userIDs, "name": userNames},
+		"nodes":         {"identifier": nodesByAny, "routes": routesOfNode},
+		"routes":        {"identifier": nodesByAny, "route": routesByAny},
+		"preauthkeys":   {"id": preAuthKeyIDs},
+		"apikeys":       {"id": apiKeyIDs, "prefix": apiKeyPrefixes, "scopes": words(tailnet.Scopes()...)},
+		"oauth-clients": {"id": oauthClientIDs, "scope": words(tailnet.Scopes()...), "tag": tags},
+		"enroll-keys":   {"id": relayKeyIDs},
+		"policy":        {"version": policyVersions},
 	}
 }
 

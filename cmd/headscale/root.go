@@ -132,7 +132,7 @@ the one on this machine, over its unix socket, or another one with --address and
 		c.nodesCommand(modern), c.nodesCommand(legacy),
 		c.routesCommand(),
 		c.preAuthKeysCommand(),
-		c.apiKeysCommand(),
+		c.apiKeysCommand(), c.oauthClientsCommand(),
 		c.authCommand(),
 		c.policyCommand(),
 		c.tailnetsCommand(),

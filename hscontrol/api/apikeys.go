@@ -58,7 +58,7 @@ func (s *Server) holder(ctx context.Context, id tailnet.ID, ref string) (tailnet
 		return 0, err
 	}
 	if c.User != 0 && c.User != u.ID {
-		return 0, fmt.Errorf("%w: a key of a user makes keys for that user only", access.ErrForbidden)
+		return 0, access.Forbid("a key of a user makes keys for that user only")
 	}
 	return u.ID, nil
 }

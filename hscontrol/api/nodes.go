@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -183,7 +182,7 @@ func (s *Server) ExpireNode(ctx context.Context, req *headscalev1.ExpireNodeRequ
 	}
 	m, err := s.change(ctx, req.GetNodeId(), func(n *tailnet.Node) (*tailnet.Node, error) {
 		if access.Of(ctx).OwnOnly() && (at == nil || n.Expiry != nil && at.AsTime().After(*n.Expiry)) {
-			return nil, fmt.Errorf("%w: the key of one's own node can be made to expire sooner, not later: log in with it again", access.ErrForbidden)
+			return nil, access.Forbid("the key of one's own node can be made to expire sooner, not later: log in with it again")
 		}
 		if at == nil {
 			return s.cfg.Store.ExpireNode(ctx, n.ID, nil)

@@ -106,7 +106,7 @@ func permit(c access.Caller, method string) error {
 	n, known := needs[rpc]
 	switch {
 	case !known:
-		return fmt.Errorf("%w: %s has no scope", access.ErrForbidden, rpc)
+		return access.Forbid("%s has no scope", rpc)
 	case n.own != "" && c.OwnOnly() && c.May(n.own):
 		return nil // the methods see to it that it is their own
 	}

@@ -11,6 +11,15 @@ import (
 // ErrForbidden is that a caller is known and may not do this.
 var ErrForbidden = errors.New("forbidden")
 
+// refusal is an ErrForbidden with a sentence of its own.
+type refusal string
+
+func (r refusal) Error() string      { return string(r) }
+func (refusal) Is(target error) bool { return target == ErrForbidden }
+
+// Forbid is an ErrForbidden that says why.
+func Forbid(format string, args ...any) error { return refusal(fmt.Sprintf(format, args...)) }
+
 // May reports whether the caller has a scope: "devices:core", "devices:core:read". Who may write may read. A scope
 // without a name, for what everybody may do, all have.
 func (c Caller) May(scope string) bool {
@@ -23,9 +32,9 @@ func (c Caller) Check(scope string) error {
 	case c.May(scope):
 		return nil
 	case c.User != 0:
-		return fmt.Errorf("%w: this needs the scope %s, which this key, or the role of its user, does not have", ErrForbidden, scope)
+		return Forbid("this needs the scope %s, which this key, or the role of its user, does not have", scope)
 	}
-	return fmt.Errorf("%w: this needs the scope %s, which this key does not have", ErrForbidden, scope)
+	return Forbid("this needs the scope %s, which this key does not have", scope)
 }
 
 // administers reports whether a role has a part in administration.
@@ -56,7 +65,7 @@ func (c Caller) CheckRole(role string) error {
 	}
 	for _, s := range tailnet.RoleScopes(role) {
 		if !tailnet.ScopesCover(tailnet.RoleScopes(c.Role), s) || role == "owner" && c.Role != "owner" {
-			return fmt.Errorf("%w: a user of the role %s cannot do this with one of the role %s", ErrForbidden, c.Role, role)
+			return Forbid("a user of the role %s cannot do this with one of the role %s", c.Role, role)
 		}
 	}
 	return nil
@@ -72,7 +81,7 @@ func (c Caller) Grant(scopes, tags []string) ([]string, []string, error) {
 	}
 	for _, s := range scopes {
 		if !c.May(s) {
-			return nil, nil, fmt.Errorf("%w: this key does not have the scope %s itself, and cannot give it", ErrForbidden, s)
+			return nil, nil, Forbid("this key does not have the scope %s itself, and cannot give it", s)
 		}
 	}
 	if len(tags) == 0 {
