@@ -16,7 +16,11 @@ func (s *Server) apiV2Config() v2.Config {
 		CheckPolicy: s.checkPolicy,
 		AwaitPolicy: s.state.AwaitPolicy,
 		NodeExpiry:  cfg.Node.Expiry,
-		Log:         s.log,
+
+		WebhookSecret: s.hookKey.Secret,
+		Hooks:         s.hooks,
+
+		Log: s.log,
 	}
 	if cfg.Policy.Mode == config.PolicyFile {
 		c.PolicyFile = "policy.mode: file"

@@ -128,14 +128,16 @@ func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 		AwaitPolicy: s.state.AwaitPolicy,
 		Problems:    s.policyProblems,
 		Approve:     s.auth.Approve,
-		DERPMap:     s.clientsDERPMap,
-		ServerKey:   serverKey,
-		ControlURL:  cfg.ServerURL,
-		Embedded:    s.embeddedRelays,
-		Health:      s.Health,
-		Status:      s.status,
-		Reload:      s.Reload,
-		Log:         s.log,
+
+		WebhookSecret: s.hookKey.Secret,
+		DERPMap:       s.clientsDERPMap,
+		ServerKey:     serverKey,
+		ControlURL:    cfg.ServerURL,
+		Embedded:      s.embeddedRelays,
+		Health:        s.Health,
+		Status:        s.status,
+		Reload:        s.Reload,
+		Log:           s.log,
 	}
 }
 

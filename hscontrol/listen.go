@@ -104,6 +104,7 @@ func (s *Server) addHTTP(name string, l net.Listener, h http.Handler) {
 		Handler: h, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	srv.RegisterOnShutdown(s.api.EndEvents)
 	s.add(name, l, srv.Serve, func(ctx context.Context) {
 		if srv.Shutdown(ctx) != nil {
 			srv.Close()

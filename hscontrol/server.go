@@ -12,6 +12,7 @@
 //	relaylist.go  how they do, for administrators
 //	reload.go     SIGHUP
 //	keeping.go    what happens by the clock
+//	telling.go    webhooks, and the receivers of the audit log
 package hscontrol
 
 import (
@@ -31,6 +32,7 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/auth"
 	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/control"
+	"github.com/keelscale/keelscale/hscontrol/hooks"
 	"github.com/keelscale/keelscale/hscontrol/mapper"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
@@ -62,6 +64,8 @@ type Server struct {
 	near    neighbours
 	stun    *derp.STUN
 	api     *api.Server
+	hooks   *hooks.Hooks
+	hookKey hooks.Key
 	cert    *certificate
 	doors   doors
 
@@ -114,6 +118,9 @@ func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err := s.startPolicy(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.openHooks(noiseKey); err != nil {
+		return nil, err
+	}
 	s.api = api.NewServer(s.apiConfig(noiseKey.Public()))
 	return s, s.listen(ctx)
 }
@@ -127,6 +134,7 @@ func (s *Server) Run(ctx context.Context) error {
 	rooms, inner := errgroup.WithContext(inner)
 	rooms.Go(func() error { return s.state.Run(inner) })
 	rooms.Go(func() error { return s.keep(inner) })
+	rooms.Go(func() error { return s.hooks.Run(inner) })
 	rooms.Go(func() error { return s.followDERP(inner) })
 	rooms.Go(func() error { return s.keepRelay(inner) })
 	rooms.Go(func() error { return s.keepNeighbours(inner) })

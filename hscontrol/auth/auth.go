@@ -366,6 +366,7 @@ func (a *Auth) ApproveByPolicy(ctx context.Context, n *tailnet.Node) (*tailnet.N
 	if len(routes) == 0 {
 		return n, nil
 	}
+	ctx = tailnet.WithActor(ctx, tailnet.Actor{Via: tailnet.ViaServer, Who: "policy"})
 	n, err := a.Store.ApproveRoutes(ctx, n.ID, slices.Concat(n.ApprovedRoutes, routes))
 	if err != nil {
 		return nil, fmt.Errorf("approving routes by policy: %w", err)

@@ -62,6 +62,9 @@ type Config struct {
 	CORS   CORS   `key:"cors"`
 	UI     UI     `key:"ui"`
 
+	Audit    Audit    `key:"audit"`
+	Webhooks Webhooks `key:"webhooks"`
+
 	// LogtailEnabled lets clients send their logs to Tailscale; otherwise they are told not to.
 	LogtailEnabled bool `key:"logtail.enabled"`
 	// TaildropEnabled lets nodes of one user send files to each other.
@@ -238,6 +241,23 @@ type CLI struct {
 type CORS struct {
 	// AllowedOrigins are origins like https://ui.example.com, or * for all; empty allows pages of this server only.
 	AllowedOrigins []string `key:"allowed_origins" reload:"live"`
+}
+
+// Audit says to where the audit log is sent, beside the database.
+type Audit struct {
+	// Streams are file:///PATH, udp://HOST:PORT, tcp://HOST:PORT, tls://HOST:PORT and unix:///PATH (syslog), http:// and
+	// https:// URLs; empty sends it nowhere.
+	Streams []string `key:"streams"`
+	// HTTPFormat is json, ndjson or splunk, for all streams over HTTP.
+	HTTPFormat string `key:"http_format"`
+	// HTTPToken is what streams over HTTP are opened with; empty: nothing.
+	HTTPToken string `key:"http_token" secret:"yes"`
+}
+
+// Webhooks says where endpoints may be.
+type Webhooks struct {
+	// PublicOnly refuses endpoints in private networks and on this machine.
+	PublicOnly bool `key:"public_only"`
 }
 
 // UI is user interfaces that run in browsers.

@@ -76,6 +76,7 @@ func base() *Config {
 			ACMEURL:              "https://acme-v02.api.letsencrypt.org/directory",
 		},
 		Log:    Log{Level: "info", Format: "text"},
+		Audit:  Audit{HTTPFormat: "json"},
 		Policy: Policy{Mode: PolicyDatabase},
 		DNS:    DNS{MagicDNS: true, BaseDomain: DefaultBaseDomain},
 		OIDC: OIDC{

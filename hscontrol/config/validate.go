@@ -37,6 +37,7 @@ func (v *validator) run() {
 	v.dns()
 	v.oidc()
 	v.browsers()
+	v.audit()
 }
 
 // problem reports what is wrong with a key, where it was set.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"path"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,29 @@ import (
 var taken = []string{
 	"api", "apple", "auth", "bootstrap-dns", "derp", "favicon.ico", "generate_204", "health", "key", "machine", "oidc",
 	"register", "relay", "robots.txt", "swagger", "ts2021", "verify", "version", "windows",
+}
+
+// audit checks to where the audit log is sent.
+func (v *validator) audit() {
+	a := v.cfg.Audit
+	if !slices.Contains([]string{"json", "ndjson", "splunk"}, a.HTTPFormat) {
+		v.problem("audit.http_format", "%q is not known; write json, ndjson or splunk", a.HTTPFormat)
+	}
+	for i, stream := range a.Streams {
+		u, err := url.Parse(stream)
+		switch {
+		case err != nil || !slices.Contains([]string{"file", "unix", "udp", "tcp", "tls", "http", "https"}, u.Scheme):
+			v.problem("audit.streams", "stream %d is nothing that the log can be sent to; write file:///PATH, tcp://HOST:PORT or https://HOST/PATH", i+1)
+		case (u.Scheme == "file" || u.Scheme == "unix") && (u.Host != "" || !filepath.IsAbs(u.Path)):
+			v.problem("audit.streams", "stream %d needs a whole path, with three slashes: %s:///var/log/headscale", i+1, u.Scheme)
+		case u.Scheme != "file" && u.Scheme != "unix" && u.Hostname() == "":
+			v.problem("audit.streams", "stream %d needs a host", i+1)
+		case u.User != nil:
+			v.problem("audit.streams", "stream %d has a user or password in it; write it to audit.http_token", i+1)
+		case slices.Contains(a.Streams[:i], stream):
+			v.problem("audit.streams", "stream %d is there twice", i+1)
+		}
+	}
 }
 
 // browsers checks what is said about pages in browsers.

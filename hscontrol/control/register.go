@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
 	"tailscale.com/tailcfg"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 // Bounds of what a client may send.
@@ -62,7 +65,7 @@ func (c *Control) serveRegister(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := c.untilDone(r.Context())
 	defer cancel()
-	resp, err := c.Auth.Register(ctx, machine(r.Context()), &req)
+	resp, err := c.Auth.Register(tailnet.WithActor(ctx, actorOf(ctx)), machine(r.Context()), &req)
 	switch {
 	case err == nil:
 		writeJSON(w, resp)
@@ -79,4 +82,13 @@ func (c *Control) untilDone(ctx context.Context) (context.Context, context.Cance
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(c.life, cancel)
 	return ctx, func() { stop(); cancel() }
+}
+
+// actorOf is a client, for what it does by itself. Which node it is follows from what it does.
+func actorOf(ctx context.Context) tailnet.Actor {
+	from, _ := ctx.Value(cameFromOf{}).(string)
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		from = host
+	}
+	return tailnet.Actor{Via: tailnet.ViaControl, From: from}
 }

@@ -36,6 +36,9 @@ func (t *tx) audit(r record) error {
 	if e.Actor.Via == "" {
 		e.Actor.Via = tailnet.ViaServer
 	}
+	if e.Actor.Via == tailnet.ViaControl && e.Actor.Who == "" && r.kind == kindNode {
+		e.Actor.Who = "node:" + strconv.FormatUint(r.id, 10) // what a client does by itself it does as its node
+	}
 	e.Actor = tailnet.Actor{Via: fact(e.Actor.Via), Who: fact(e.Actor.Who), From: fact(e.Actor.From)}
 	if r.id != 0 {
 		e.TargetID = strconv.FormatUint(r.id, 10)
