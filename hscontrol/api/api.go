@@ -8,6 +8,7 @@
 //	scopes.go    what each rpc needs
 //	users.go, nodes.go, relays.go, ...   one use case of the store each
 //	pages.go     a part of a list, and where the next one begins
+//	current.go   tailnets as the store has them now
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
 //	rest.go      all of it once more, over HTTP
@@ -119,6 +120,7 @@ type Server struct {
 	headscalev1.UnimplementedHeadscaleServiceServer
 	cfg     Config
 	guard   *access.Guard
+	ahead   ahead
 	streams *eventStreams
 }
 

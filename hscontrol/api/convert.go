@@ -20,12 +20,24 @@ import (
 type names struct {
 	now      time.Time
 	tailnets map[tailnet.ID]string
-	users    map[tailnet.UserID]*tailnet.User
+	users    map[tailnet.UserID]*tailnet.User // may be shared
 	keys     map[tailnet.KeyID]*tailnet.PreAuthKey
 
 	// What many messages of one answer show is made once: messages are not changed any more.
 	userMessages map[*tailnet.User]*headscalev1.User
 	keyMessages  map[*tailnet.PreAuthKey]*headscalev1.PreAuthKey
+}
+
+func (s *Server) newNames() *names {
+	return &names{
+		now:      s.cfg.Now(),
+		tailnets: map[tailnet.ID]string{},
+		users:    map[tailnet.UserID]*tailnet.User{},
+		keys:     map[tailnet.KeyID]*tailnet.PreAuthKey{},
+
+		userMessages: map[*tailnet.User]*headscalev1.User{},
+		keyMessages:  map[*tailnet.PreAuthKey]*headscalev1.PreAuthKey{},
+	}
 }
 
 // tailnetNames is enough for messages that show neither users nor keys of others.
@@ -34,15 +46,7 @@ func (s *Server) tailnetNames(ctx context.Context) (*names, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &names{
-		now:      s.cfg.Now(),
-		tailnets: make(map[tailnet.ID]string, len(tailnets)),
-		users:    map[tailnet.UserID]*tailnet.User{},
-		keys:     map[tailnet.KeyID]*tailnet.PreAuthKey{},
-
-		userMessages: map[*tailnet.User]*headscalev1.User{},
-		keyMessages:  map[*tailnet.PreAuthKey]*headscalev1.PreAuthKey{},
-	}
+	n := s.newNames()
 	for _, t := range tailnets {
 		n.tailnets[t.ID] = t.Name
 	}
@@ -51,18 +55,24 @@ func (s *Server) tailnetNames(ctx context.Context) (*names, error) {
 
 // namesIn gathers what the messages about a tailnet (zero: all) refer to, but for pre-auth keys: see withKeys.
 func (s *Server) namesIn(ctx context.Context, id tailnet.ID) (*names, error) {
+	now, err := s.current(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if now != nil {
+		n := s.newNames()
+		n.tailnets[id], n.users = now.Tailnet.Name, now.Users
+		return n, nil
+	}
 	n, err := s.tailnetNames(ctx)
 	if err != nil {
 		return nil, err
 	}
-	users, err := s.usersIn(ctx, store.UserFilter{TailnetID: id})
-	if err != nil {
-		return nil, err
-	}
+	users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{TailnetID: id})
 	for _, u := range users {
 		n.users[u.ID] = u
 	}
-	return n, nil
+	return n, err
 }
 
 // fewKeys is how many keys are asked for one by one. Of more, all are read.

@@ -10,8 +10,6 @@ import (
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
 	"github.com/keelscale/keelscale/hscontrol/api/access"
-	"github.com/keelscale/keelscale/hscontrol/state"
-	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -62,57 +60,13 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 
 func placeOfNode(n *tailnet.Node) place { return place{number: uint64(n.ID)} }
 
-// nodesOf are the nodes of a tailnet and a user, zero for all. User interfaces ask every few seconds, so they come from
-// the view wherever that is as new as the store.
-func (s *Server) nodesOf(ctx context.Context, id tailnet.ID, owner tailnet.UserID) ([]*tailnet.Node, error) {
-	if v, err := s.freshView(ctx, id); err != nil {
-		return nil, err
-	} else if v != nil && owner == 0 {
-		return v.Nodes, nil
-	} else if v != nil {
-		return slices.DeleteFunc(slices.Clone(v.Nodes), func(n *tailnet.Node) bool { return n.UserID != owner }), nil
-	}
-	return s.cfg.Store.ListNodes(ctx, store.NodeFilter{TailnetID: id, UserID: owner})
-}
-
-// freshView is the view of a tailnet if it shows all that the store has, else nil.
-func (s *Server) freshView(ctx context.Context, id tailnet.ID) (*state.View, error) {
-	if s.cfg.View == nil || id == 0 {
-		return nil, nil
-	}
-	revisions, err := s.cfg.Store.Revisions(ctx) // before the view, which may only get newer
-	if err != nil {
-		return nil, err
-	}
-	v := s.cfg.View(id)
-	if rev, there := revisions[id]; v == nil || !there || v.Rev < rev {
-		return nil, nil
-	}
-	return v, nil
-}
-
-// nodeMessage is namesIn and convert for one node: it looks up no more than the node refers to.
 func (s *Server) nodeMessage(ctx context.Context, node *tailnet.Node) (*headscalev1.Node, error) {
-	n, err := s.tailnetNames(ctx)
+	n, err := s.namesIn(ctx, node.TailnetID)
+	if err == nil {
+		err = s.withKeys(ctx, n, node.TailnetID, node)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if err := s.withKeys(ctx, n, node.TailnetID, node); err != nil {
-		return nil, err
-	}
-	owners := map[tailnet.UserID]bool{node.UserID: true}
-	for _, k := range n.keys {
-		owners[k.UserID] = true
-	}
-	delete(owners, 0)
-	for id := range owners {
-		users, err := s.cfg.Store.ListUsers(ctx, store.UserFilter{ID: id})
-		if err != nil {
-			return nil, err
-		}
-		for _, u := range users {
-			n.users[u.ID] = u
-		}
 	}
 	return n.node(node), nil
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -135,25 +134,6 @@ func (s *Server) ListUsers(ctx context.Context, req *headscalev1.ListUsersReques
 		return nil, err
 	}
 	return &headscalev1.ListUsersResponse{Users: n.usersOf(users), NextPageToken: next}, nil
-}
-
-// usersIn are the users that the filter chooses, by ID: from the view wherever that is as new as the store.
-func (s *Server) usersIn(ctx context.Context, f store.UserFilter) ([]*tailnet.User, error) {
-	v, err := s.freshView(ctx, f.TailnetID)
-	if err != nil {
-		return nil, err
-	}
-	if v == nil || f.Email != "" || f.ProviderIdentifier != "" {
-		return s.cfg.Store.ListUsers(ctx, f)
-	}
-	users := make([]*tailnet.User, 0, len(v.Users))
-	for _, u := range v.Users {
-		if (f.ID == 0 || f.ID == u.ID) && (f.Name == "" || f.Name == u.Name) {
-			users = append(users, u)
-		}
-	}
-	slices.SortFunc(users, func(a, b *tailnet.User) int { return cmp.Compare(a.ID, b.ID) })
-	return users, nil
 }
 
 func (s *Server) userMessage(ctx context.Context, u *tailnet.User) (*headscalev1.User, error) {
