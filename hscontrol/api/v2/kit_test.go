@@ -3,10 +3,12 @@ package v2_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"testing"
 
 	tailscale "tailscale.com/client/tailscale/v2"
@@ -110,4 +112,30 @@ func refused(t *testing.T, what string, err error, status int) {
 	if !errors.As(err, &told) || told.Status != status || told.Message == "" {
 		t.Errorf("%s: got %v, want status %d and a sentence", what, err, status)
 	}
+}
+
+// ask makes a request that the client has no method for, and gives status and body.
+func (w *world) ask(method, path, body string) (int, string) {
+	w.t.Helper()
+	req := must[*http.Request](w.t)(http.NewRequestWithContext(w.ctx, method, w.URL+"/api/v2"+path, strings.NewReader(body)))
+	req.SetBasicAuth(w.admin.APIKey, "")
+	resp := must[*http.Response](w.t)(http.DefaultClient.Do(req))
+	defer resp.Body.Close()
+	text := must[[]byte](w.t)(io.ReadAll(resp.Body))
+	return resp.StatusCode, string(text)
+}
+
+// is makes a request that has to end with a status; a refusal, with a sentence.
+func (w *world) is(method, path, body string, want int) string {
+	w.t.Helper()
+	status, text := w.ask(method, path, body)
+	if status != want || want != http.StatusOK && !strings.Contains(text, `"message":"`) {
+		w.t.Errorf("%s %s %.80s: got %d %s, want %d", method, path, body, status, text, want)
+	}
+	return text
+}
+
+func (w *world) done(method, path, body string) {
+	w.t.Helper()
+	w.is(method, path, body, http.StatusOK)
 }

@@ -1,0 +1,68 @@
+package v2_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	tailscale "tailscale.com/client/tailscale/v2"
+
+	"github.com/keelscale/keelscale/hscontrol/config"
+)
+
+func TestPolicyFile(t *testing.T) {
+	w := newWorld(t)
+	file := w.admin.PolicyFile()
+	before := must[*tailscale.RawACL](t)(file.Raw(w.ctx))
+	if before.ETag == "" || !strings.Contains(before.HuJSON, `"*:*"`) {
+		t.Errorf("without a policy: got %+v, want one that lets everyone", before)
+	}
+	refused(t, "a tag of long ago", file.Set(w.ctx, policyText, "0123"), http.StatusPreconditionFailed)
+	if err := file.Set(w.ctx, policyText, "ts-default"); err != nil {
+		t.Fatalf("as long as nobody has set one: %v", err)
+	}
+	refused(t, "ts-default, when somebody has", file.Set(w.ctx, policyText, "ts-default"), http.StatusPreconditionFailed)
+	first := must[*tailscale.RawACL](t)(file.Raw(w.ctx))
+	if first.HuJSON != policyText {
+		t.Errorf("got %q, want what was set, comments and all", first.HuJSON)
+	}
+	acl := must[*tailscale.ACL](t)(file.Get(w.ctx))
+	if acl.ETag != first.ETag || len(acl.ACLs) != 1 || len(acl.TagOwners) != 2 {
+		t.Errorf("as JSON: got %+v", acl)
+	}
+	acl.ACLs[0].Destination = []string{"*:22"}
+	second := must[*tailscale.ACL](t)(file.SetAndGet(w.ctx, tailscale.ACL{ACLs: acl.ACLs, TagOwners: acl.TagOwners}, acl.ETag))
+	if second.ETag == first.ETag || second.ACLs[0].Destination[0] != "*:22" {
+		t.Errorf("replaced: got %+v", second)
+	}
+	refused(t, "the tag of before", file.Set(w.ctx, policyText, first.ETag), http.StatusPreconditionFailed)
+
+	for what, bad := range map[string]string{
+		"no policy": "[]", "half a policy": `{"acls": [`, "an unknown section": `{"aclz": []}`,
+		"a test that fails": `{"acls": [], "tests": [{"src": "odin@example.com", "accept": ["100.64.0.1:22"]}]}`,
+	} {
+		refused(t, what, file.Set(w.ctx, bad, ""), http.StatusBadRequest)
+	}
+	if err := file.Validate(w.ctx, `{"acls": [], "tests": [{"src": "odin@example.com", "accept": ["100.64.0.1:22"]}]}`); err == nil || !strings.Contains(err.Error(), "odin") {
+		t.Errorf("validating a test that fails: got %v, want it named", err)
+	}
+	status, body := w.ask("POST", "/tailnet/-/acl/validate", `[{"src": "odin@example.com", "deny": ["100.64.0.1:22"]}]`)
+	if status != http.StatusOK || !strings.Contains(body, "message") {
+		t.Errorf("tests alone, which fail: got %d %s", status, body)
+	}
+	status, body = w.ask("POST", "/tailnet/-/acl/validate", `[{"src": "odin@example.com", "deny": ["100.64.0.1:23"]}]`)
+	if status != http.StatusOK || strings.Contains(body, "message") {
+		t.Errorf("tests alone, which pass: got %d %s", status, body)
+	}
+	if now := must[*tailscale.ACL](t)(file.Get(w.ctx)); now.ETag != second.ETag {
+		t.Error("what was refused or validated changed the policy")
+	}
+}
+
+func TestPolicyInAFile(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) { c.Policy.Mode = config.PolicyFile })
+	refused(t, "setting it", w.admin.PolicyFile().Set(w.ctx, policyText, ""), http.StatusConflict)
+	if err := lose(w.admin.PolicyFile().Get(w.ctx)); err != nil {
+		t.Errorf("reading it: %v", err)
+	}
+}
