@@ -139,3 +139,8 @@ func (w *world) done(method, path, body string) {
 	w.t.Helper()
 	w.is(method, path, body, http.StatusOK)
 }
+
+// userKey makes an API key that acts for a user.
+func (w *world) userKey(u *tailnet.User) string {
+	return w.key(tailnet.APIKey{UserID: u.ID, Scopes: []string{"all"}})
+}
