@@ -137,6 +137,7 @@ the one on this machine, over its unix socket, or another one with --address and
 		c.policyCommand(),
 		c.tailnetsCommand(),
 		c.derpCommand(),
+		c.auditCommand(), c.webhooksCommand(),
 		c.healthCommand(), c.statusCommand(), c.reloadCommand(),
 		c.configTestCommand(), c.dumpConfigCommand(),
 		c.generateCommand(),

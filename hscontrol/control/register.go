@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"time"
 
@@ -86,9 +85,9 @@ func (c *Control) untilDone(ctx context.Context) (context.Context, context.Cance
 
 // actorOf is a client, for what it does by itself. Which node it is follows from what it does.
 func actorOf(ctx context.Context) tailnet.Actor {
-	from, _ := ctx.Value(cameFromOf{}).(string)
-	if host, _, err := net.SplitHostPort(from); err == nil {
-		from = host
+	by := tailnet.Actor{Via: tailnet.ViaControl}
+	if from := cameFrom(ctx); from.IsValid() {
+		by.From = from.String()
 	}
-	return tailnet.Actor{Via: tailnet.ViaControl, From: from}
+	return by
 }
