@@ -87,6 +87,9 @@ func (s *Server) joinNeighbours(ctx context.Context) (err error) {
 		if s.near.meshKey, err = meshKey(ctx, s.store, s.config()); err != nil {
 			return err
 		}
+		if err = s.meshNeighbours(); err != nil { // who comes later is known by the key before it is found
+			return err
+		}
 	}
 	return s.look(ctx)
 }

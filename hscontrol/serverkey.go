@@ -49,32 +49,34 @@ func bringNoiseKey(ctx context.Context, st *store.Store, cfg *config.Config) (ke
 	} else if err != nil {
 		return k, err
 	}
-	return k, keepNoiseKey(ctx, st, cfg, k)
+	return keepNoiseKey(ctx, st, cfg, k)
 }
 
-// keepNoiseKey seals k into the database. It is an error if the database has another one by now.
-func keepNoiseKey(ctx context.Context, st *store.Store, cfg *config.Config, k key.MachinePrivate) error {
+// keepNoiseKey seals k into the database, and gives what the database has then: another server may have been first.
+func keepNoiseKey(ctx context.Context, st *store.Store, cfg *config.Config, k key.MachinePrivate) (key.MachinePrivate, error) {
 	v, err := openVault(&cfg.Database, true)
 	if err != nil {
-		return err
+		return k, err
 	}
 	text, err := k.MarshalText()
 	if err != nil {
-		return fmt.Errorf("sealing the Noise key: %w", err)
+		return k, fmt.Errorf("sealing the Noise key: %w", err)
 	}
 	sealed, err := v.seal(noiseSecret, text)
 	if err != nil {
-		return err
+		return k, err
 	}
 	kept, err := st.KeepSecret(ctx, noiseSecret, sealed)
-	if err != nil {
-		return errors.Join(err, v.forget())
-	}
-	if !bytes.Equal(kept, sealed) {
-		return errors.Join(errors.New("another server has put its Noise key into the database at the same time: start this one again, with that server's "+
+	switch {
+	case err != nil:
+		return k, errors.Join(err, v.forget())
+	case bytes.Equal(kept, sealed):
+		return k, nil
+	case v.made != "":
+		return k, errors.Join(errors.New("another server has put its Noise key into the database at the same time: start this one again, with that server's "+
 			cfg.Database.SecretsKeyPath+" (database.secrets_key_path)"), v.forget())
 	}
-	return nil
+	return sharedNoiseKey(kept, cfg)
 }
 
 // sharedNoiseKey opens the key that the database has. A file with another one is never passed over in silence: either

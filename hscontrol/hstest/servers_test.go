@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,6 +91,39 @@ func TestServersShareTheNoiseKey(t *testing.T) {
 	if err := a.TryBegin(); err == nil || !strings.Contains(err.Error(), "has another Noise key") {
 		t.Errorf("with another key in the file: got %v, want a refusal", err)
 	}
+}
+
+// Servers that start at the same time on an empty database, with the same key of its secrets, all take what the first
+// brings.
+func TestServersBeginTogether(t *testing.T) {
+	use := hstest.StartPostgres(t).Database()
+	var all []*hstest.Server
+	var begun sync.WaitGroup
+	for range 3 {
+		s := hstest.Prepare(t, use, func(cfg *config.Config) {
+			cfg.Database.SecretsKey = strings.Repeat("5e", 32)
+			cfg.DERP.Server.Enabled, cfg.DERP.Server.STUNListenAddr = true, ""
+		})
+		all = append(all, s)
+		begun.Go(func() {
+			if err := s.TryBegin(); err != nil {
+				t.Errorf("a server did not start: %v", err)
+			}
+		})
+	}
+	if begun.Wait(); t.Failed() {
+		return
+	}
+	for _, s := range all[1:] {
+		if got, want := noisePublic(t, s), noisePublic(t, all[0]); got != want {
+			t.Errorf("got key %s, want %s as at the first", got, want)
+		}
+	}
+	n := all[0].Node("n")
+	n.Join(all[0].Key(all[0].User("anna")))
+	n.Poll().Await("three relays", func(m *hstest.Netmap) bool {
+		return m.DERP != nil && m.DERP.Regions[999] != nil && len(m.DERP.Regions[999].Nodes) == 3
+	})
 }
 
 // An installation of before, with its key in a file, keeps it; a server that has not the file does not make another.
