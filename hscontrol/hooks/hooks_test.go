@@ -152,7 +152,9 @@ func TestWhereTo(t *testing.T) {
 		want   string
 	}{
 		{"redirect", func(r, other *receiver) string {
-			r.answers(func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, other.URL, http.StatusTemporaryRedirect) })
+			r.answers(func(w http.ResponseWriter, req *http.Request) {
+				http.Redirect(w, req, other.URL, http.StatusTemporaryRedirect)
+			})
 			return r.URL
 		}, false, "redirect"},
 		{"link", func(_, _ *receiver) string { return "http://169.254.169.254/latest" }, false, "not open to webhooks"},
