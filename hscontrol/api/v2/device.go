@@ -2,7 +2,6 @@ package v2
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -174,11 +173,16 @@ func (s *sketch) region(id int) string {
 }
 
 // ownTags refuses tags that are not among the caller's, if it has any: those, and tags that these own.
-func (c *call) ownTags(tags []string) error {
-	for _, tag := range tags {
-		if c.caller.Tags != nil && !slices.Contains(c.caller.Tags, tag) {
-			return &refusal{403, fmt.Sprintf("requested tags [%s] are invalid or not permitted: %s is none of this key's", strings.Join(tags, " "), tag)}
-		}
+func (c *call) ownTags(id tailnet.ID, tags []string) error {
+	if len(tags) == 0 {
+		return nil
+	}
+	err := c.caller.CheckTags(tags, func(by []string, tag string) bool {
+		v := c.cfg.View(id)
+		return v != nil && v.Policy.TagOwnedBy(by, tag)
+	})
+	if err != nil {
+		return &refusal{403, fmt.Sprintf("requested tags [%s] are invalid or not permitted: %v", strings.Join(tags, " "), err)}
 	}
 	return nil
 }

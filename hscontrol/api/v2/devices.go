@@ -193,7 +193,7 @@ func (c *call) mayTag(id tailnet.ID, tags []string) error {
 			return invalid("requested tags [%s] are invalid or not permitted: add %s to tagOwners in the policy", strings.Join(tags, " "), tag)
 		}
 	}
-	return c.ownTags(tags)
+	return c.ownTags(id, tags)
 }
 
 // keyDevice says whether the key of a device expires.

@@ -64,7 +64,7 @@ func inviteUsers(c *call) (any, error) {
 		case !strings.Contains(req[i].Email, "@"):
 			return nil, invalid("an invitation needs an email: whoever logs in with it takes it up")
 		}
-		if err := tailnet.ValidateRole(req[i].Role); err != nil {
+		if err := errors.Join(tailnet.ValidateRole(req[i].Role), c.caller.CheckRole(req[i].Role)); err != nil {
 			return nil, err
 		}
 	}

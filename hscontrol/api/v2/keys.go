@@ -2,10 +2,8 @@ package v2
 
 import (
 	"errors"
-	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/store"
@@ -154,7 +152,7 @@ func (c *call) keys() (list []anyKey, err error) {
 	}
 	ours := func(id tailnet.ID, user tailnet.UserID) bool {
 		// A key for all tailnets is there for those who may see all.
-		return (id == c.tailnet.ID || id == 0 && c.caller.Tailnet == 0) && c.caller.Owns(user)
+		return (id == c.tailnet.ID || id == 0 && c.caller.Tailnet == 0) && c.caller.SeesKey(id, user)
 	}
 	if may(kindAuth) {
 		all, err := c.cfg.Store.ListPreAuthKeys(c.ctx, store.KeyFilter{TailnetID: c.tailnet.ID})
@@ -162,7 +160,7 @@ func (c *call) keys() (list []anyKey, err error) {
 			return nil, err
 		}
 		for _, k := range all {
-			if ours(k.TailnetID, k.UserID) {
+			if c.caller.Owns(k.UserID) {
 				list = append(list, anyKey{auth: k})
 			}
 		}
@@ -344,7 +342,7 @@ func (c *call) ownerOf(tags []string) (tailnet.UserID, error) {
 // clientOf is an OAuth client as a request wants it. It gets no scope that the caller does not have.
 func (c *call) clientOf(req *keyRequest) (tailnet.OAuthClient, error) {
 	row := tailnet.OAuthClient{
-		TailnetID: c.tailnet.ID, UserID: c.caller.User, Kind: req.KeyType, Description: req.Description, Scopes: req.Scopes, Tags: req.Tags,
+		TailnetID: c.tailnet.ID, UserID: c.caller.User, Kind: req.KeyType, Description: req.Description,
 		Issuer: req.Issuer, Subject: req.Subject, Audience: req.Audience, Claims: req.CustomClaimRules,
 	}
 	if req.Capabilities != nil || req.ExpirySeconds != nil {
@@ -354,12 +352,10 @@ func (c *call) clientOf(req *keyRequest) (tailnet.OAuthClient, error) {
 	if err != nil {
 		return row, err
 	}
-	for _, scope := range scopes {
-		if err := c.caller.Check(scope); err != nil {
-			return row, &refusal{http.StatusForbidden, "a key cannot give more than it has: " + strings.TrimPrefix(plain(err), "forbidden: ")}
-		}
+	if row.Scopes, row.Tags, err = c.caller.Grant(scopes, req.Tags); err != nil {
+		return row, err
 	}
-	return row, c.mayTag(c.tailnet.ID, req.Tags)
+	return row, c.mayTag(c.tailnet.ID, row.Tags)
 }
 
 // setKey changes an OAuth client.

@@ -116,6 +116,9 @@ func changePerson(change func(*call, *tailnet.User) error) func(*call) (any, err
 		if err != nil {
 			return nil, err
 		}
+		if err := c.caller.CheckRole(u.Role); err != nil {
+			return nil, err
+		}
 		return nil, change(c, u)
 	}
 }
@@ -146,8 +149,8 @@ func setUserRole(c *call, u *tailnet.User) error {
 	if err := c.read(&req); err != nil {
 		return err
 	}
-	if req.Role == "owner" && c.caller.User != 0 && c.caller.Role != "owner" {
-		return &refusal{403, "only an owner can make somebody an owner"}
+	if err := c.caller.CheckRole(req.Role); err != nil {
+		return err
 	}
 	_, err := c.cfg.Store.SetUserRole(c.ctx, u.ID, req.Role)
 	return err
