@@ -21,7 +21,7 @@ import (
 // world is a server with two tailnets, each with a user and keys.
 type world struct {
 	*hstest.Server
-	t     *testing.T
+	t     testing.TB
 	ctx   context.Context
 	owner *tailnet.User // of the default tailnet
 	other *tailnet.Tailnet
@@ -37,7 +37,7 @@ const policyText = `{
 }
 `
 
-func newWorld(t *testing.T, edit ...func(*config.Config)) *world {
+func newWorld(t testing.TB, edit ...func(*config.Config)) *world {
 	t.Helper()
 	w := &world{Server: hstest.Start(t, edit...), t: t, ctx: hstest.Context(t)}
 	w.owner = must[*tailnet.User](t)(w.Store().CreateUser(w.ctx, tailnet.User{Name: "odin", Email: "odin@example.com", Role: "owner"}))
