@@ -16,11 +16,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 
 	"github.com/keelscale/keelscale/hscontrol/auth"
+	"github.com/keelscale/keelscale/hscontrol/control/h2"
 	"github.com/keelscale/keelscale/hscontrol/mapper"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
@@ -58,8 +58,7 @@ type Config struct {
 type Control struct {
 	Config
 
-	h2     *http2.Server
-	inner  *http.Server // the handler of requests inside Noise, as http2 wants it
+	h2     *h2.Server // of requests inside Noise
 	live   live
 	newest atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
 
@@ -107,12 +106,7 @@ func New(cfg Config) *Control {
 	c.relays.open, c.relays.stops = map[tailnet.RelayID]*relaySession{}, map[tailnet.RelayID]time.Time{}
 	c.relays.kick = make(chan struct{}, 1)
 	c.SetRelayRules(cfg.Relays)
-	c.h2 = &http2.Server{
-		MaxConcurrentStreams: 64,
-		MaxReadFrameSize:     64 << 10,
-		IdleTimeout:          5 * time.Minute,
-	}
-	c.inner = &http.Server{Handler: c.arrived(c.machineRoutes()), ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug)}
+	c.h2 = &h2.Server{Handler: c.arrived(c.machineRoutes()), MaxStreams: 64, Idle: 5 * time.Minute, Patience: writeTime, Log: cfg.Log}
 	return c
 }
 

@@ -140,7 +140,7 @@ func (c *Control) stream(w http.ResponseWriter, r *http.Request, req *tailcfg.Ma
 		return
 	}
 	s := &session{
-		control: c, out: c.outlet(w, compressed(req)), feed: feed,
+		control: c, out: c.outlet(r.Context(), w, compressed(req)), feed: feed,
 		viewer: viewer(req, n), nodeKey: n.NodeKey, online: !req.ReadOnly,
 	}
 	s.run(r.Context())
@@ -149,7 +149,7 @@ func (c *Control) stream(w http.ResponseWriter, r *http.Request, req *tailcfg.Ma
 // steerToLogin tells a client whose node does not exist that its key has expired, and keeps the poll open: a client
 // that got an error would ask again and again and never say a word to its user.
 func (c *Control) steerToLogin(w http.ResponseWriter, r *http.Request, req *tailcfg.MapRequest) {
-	out := c.outlet(w, compressed(req))
+	out := c.outlet(r.Context(), w, compressed(req))
 	if !out.send(mapper.FrameOf(mapper.Unknown(req.NodeKey, c.Now()).JSON(), compressed(req))) {
 		return
 	}

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/net/http2"
 	"tailscale.com/control/controlbase"
 	"tailscale.com/control/controlhttp/controlhttpserver"
 	"tailscale.com/tailcfg"
@@ -80,10 +79,8 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 	time.AfterFunc(arrivalTime, leave)
 	of := context.WithValue(context.Background(), machineKeyOf{}, conn.Peer())
 	of = context.WithValue(of, arrivedOf{}, leave)
-	c.h2.ServeConn(&noiseConn{Conn: conn, wire: up.wire}, &http2.ServeConnOpts{
-		Context:    context.WithValue(of, cameFromOf{}, r.RemoteAddr),
-		BaseConfig: c.inner,
-	})
+	of = context.WithValue(of, cameFromOf{}, r.RemoteAddr)
+	c.h2.ServeConn(of, &noiseConn{Conn: conn, wire: up.wire}, r.RemoteAddr)
 }
 
 func (c *Control) track(conn *controlbase.Conn) bool {

@@ -72,6 +72,7 @@ func (c *Control) askRouters() (tokens []string) {
 			tokens = append(tokens, token)
 			select {
 			case s.ask <- token:
+				s.out.rouse()
 			default: // it has not even taken the question before this one
 			}
 		}

@@ -39,9 +39,9 @@ type session struct {
 	cursor  atomic.Pointer[state.Edition] // what was sent last
 	online  bool                          // this poll makes the node count as connected
 
-	id       string
-	replaced chan struct{} // closed when the same node polls anew, or does not answer any more
-	ask      chan string   // a token to ping the client with; capacity 1
+	id   string
+	over atomic.Bool // the same node polls anew, or does not answer any more
+	ask  chan string // a token to ping the client with; capacity 1
 }
 
 func (s *session) run(ctx context.Context) {
@@ -76,20 +76,28 @@ func (s *session) run(ctx context.Context) {
 			}
 			sent = next
 			s.cursor.Store(sent)
-		case token := <-s.ask:
-			if !s.out.send(pingFrame(token, s.out.compress)) {
+		case <-s.out.roused:
+			if ctx.Err() != nil || s.over.Load() || !s.askNow() || !s.out.keepAlive() { // ctx ends at the latest when Run closes the connections
 				return
 			}
-		case <-s.out.quiet.C:
-			if !s.out.keepAlive() {
-				return
-			}
-		case <-s.replaced:
-			return
-		case <-ctx.Done(): // at the latest when Run closes the connections
-			return
 		}
 	}
+}
+
+// askNow pings the client, if that is wanted.
+func (s *session) askNow() bool {
+	select {
+	case token := <-s.ask:
+		return s.out.send(pingFrame(token, s.out.compress))
+	default:
+		return true
+	}
+}
+
+// finish ends the poll from another goroutine.
+func (s *session) finish() {
+	s.over.Store(true)
+	s.out.rouse()
 }
 
 // sendFull sends the first message, which has everything.
@@ -138,29 +146,41 @@ type outlet struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
 	compress bool
-	quiet    *time.Timer  // fires when a keep-alive is due
-	stuck    *time.Timer  // ends the poll of a client that does not take what it is sent
 	alive    mapper.Frame // the keep-alive: always the same bytes, by which clients know it
+
+	// All that happens seldom comes by roused, so that a poll waits for two things and not for six: there are thousands.
+	roused chan struct{} // look at what there is to do; capacity 1
+	quiet  *time.Timer   // rouses when a keep-alive may be due
+	pause  time.Duration // until then
+	last   time.Time     // when something was sent
 }
 
-func (c *Control) outlet(w http.ResponseWriter, compress bool) *outlet {
+// outlet is for a poll that lasts as long as ctx.
+func (c *Control) outlet(ctx context.Context, w http.ResponseWriter, compress bool) *outlet {
 	alive := c.alive.plain
 	if compress {
 		alive = c.alive.packed
 	}
-	rc := http.NewResponseController(w)
-	stuck := time.AfterFunc(writeTime, func() { rc.SetWriteDeadline(time.Now()) })
-	stuck.Stop()
-	return &outlet{control: c, w: w, rc: rc, compress: compress, quiet: time.NewTimer(keepAliveAfter()), stuck: stuck, alive: alive}
+	o := &outlet{
+		control: c, w: w, rc: http.NewResponseController(w), compress: compress, alive: alive,
+		roused: make(chan struct{}, 1), pause: keepAliveLeast + randv2.N(keepAliveJitter),
+	}
+	o.quiet = time.AfterFunc(o.pause, o.rouse)
+	context.AfterFunc(ctx, o.rouse)
+	return o
 }
 
-func keepAliveAfter() time.Duration { return keepAliveLeast + randv2.N(keepAliveJitter) }
+// rouse has the poll look at what there is to do.
+func (o *outlet) rouse() {
+	select {
+	case o.roused <- struct{}{}:
+	default:
+	}
+}
 
 // send writes one frame at once, and says whether the client is still there.
 func (o *outlet) send(frame mapper.Frame) bool {
 	begun := time.Now()
-	o.stuck.Reset(writeTime)
-	defer o.stuck.Stop()
 	for _, piece := range frame {
 		o.control.sentBytes.Add(uint64(len(piece)))
 		if _, err := o.w.Write(piece); err != nil {
@@ -170,23 +190,32 @@ func (o *outlet) send(frame mapper.Frame) bool {
 	if err := o.rc.Flush(); err != nil {
 		return false
 	}
-	o.quiet.Reset(keepAliveAfter())
+	o.last = begun
 	o.control.sent.since(begun)
 	return true
 }
 
-func (o *outlet) keepAlive() bool { return o.send(o.alive) }
+// keepAlive sends a keep-alive if nothing was sent for long.
+func (o *outlet) keepAlive() bool {
+	left := o.pause - time.Since(o.last)
+	if left <= 0 {
+		if !o.send(o.alive) {
+			return false
+		}
+		left = o.pause
+	}
+	o.quiet.Reset(left)
+	return true
+}
 
 // idle keeps the poll open and quiet until the client leaves or done is closed.
 func (o *outlet) idle(ctx context.Context, done <-chan struct{}) {
 	for {
 		select {
-		case <-o.quiet.C:
-			if !o.keepAlive() {
+		case <-o.roused:
+			if ctx.Err() != nil || !o.keepAlive() {
 				return
 			}
-		case <-ctx.Done():
-			return
 		case <-done:
 			return
 		}
@@ -209,11 +238,11 @@ type departed struct {
 
 // enter makes s the poll of its node and ends the one before it.
 func (l *live) enter(s *session) {
-	s.id, s.replaced, s.ask = rand.Text(), make(chan struct{}), make(chan string, 1)
+	s.id, s.ask = rand.Text(), make(chan string, 1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old := l.open[s.viewer.ID]; old != nil {
-		close(old.replaced) // it is taken out of the map with it, so nobody closes it twice
+		old.finish()
 	}
 	l.open[s.viewer.ID] = s
 	delete(l.left, s.viewer.ID)
@@ -229,13 +258,7 @@ func (l *live) of(id nodeID) *session {
 // drop ends a poll from here.
 func (l *live) drop(s *session, at time.Time) {
 	l.leave(s, at)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-s.replaced:
-	default:
-		close(s.replaced)
-	}
+	s.finish()
 }
 
 func (l *live) leave(s *session, at time.Time) {

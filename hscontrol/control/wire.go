@@ -10,10 +10,10 @@ import (
 	"tailscale.com/control/controlbase"
 )
 
-// HTTP/2 writes up to 16 KiB at a time; Noise makes records of 4 KiB of it, and would write each by itself. The wire
+// HTTP/2 writes up to 64 KiB at a time; Noise makes records of 4 KiB of it, and would write each by itself. The wire
 // below Noise gathers what one write of HTTP/2 becomes, so that a message is one system call, and a whole map a few.
 //
-//	http2 -> noiseConn -> controlbase.Conn (encrypts) -> wire (gathers) -> TCP
+//	h2 -> noiseConn -> controlbase.Conn (encrypts) -> wire (gathers) -> TCP
 
 // wire is the connection below Noise.
 type wire struct {
