@@ -558,12 +558,14 @@ func TestMigrateRelays(t *testing.T) {
 		}
 		db := raw(t, cfg)
 		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays", "access_tokens", "oauth_clients",
-			"webhook_marks", "webhook_deliveries", "webhooks", "audit_streams", "audit_head", "audit"} {
+			"webhook_marks", "webhook_deliveries", "webhooks", "audit_streams", "audit_head", "audit",
+			"tailnet_settings", "node_attributes", "services", "user_invites"} {
 			if _, err := db.Exec("DROP TABLE " + table); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for _, statement := range []string{"DROP INDEX api_key_user",
+		for _, statement := range []string{"ALTER TABLE nodes DROP COLUMN unauthorized", "ALTER TABLE users DROP COLUMN status",
+			"ALTER TABLE pre_auth_keys DROP COLUMN preauthorized", "DROP INDEX api_key_user",
 			"ALTER TABLE api_keys DROP COLUMN user_id", "ALTER TABLE api_keys DROP COLUMN description", "ALTER TABLE api_keys DROP COLUMN scopes",
 			"ALTER TABLE api_keys DROP COLUMN tags", "ALTER TABLE schema_version DROP COLUMN oldest", "UPDATE schema_version SET version = 2"} {
 			if _, err := db.Exec(statement); err != nil {
