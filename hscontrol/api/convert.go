@@ -59,6 +59,11 @@ func (s *Server) namesIn(ctx context.Context, id tailnet.ID) (*names, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.namesAt(ctx, id, now)
+}
+
+// namesAt is namesIn with the tailnet as it is now; nil: it is read from the store.
+func (s *Server) namesAt(ctx context.Context, id tailnet.ID, now *tailnet.Snapshot) (*names, error) {
 	if now != nil {
 		n := s.newNames()
 		n.tailnets[id], n.users = now.Tailnet.Name, now.Users

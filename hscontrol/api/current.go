@@ -18,6 +18,20 @@ import (
 type ahead struct {
 	mu        sync.Mutex
 	snapshots map[tailnet.ID]*tailnet.Snapshot
+	turns     map[tailnet.ID]chan bool // who holds it reads; the others have it read for them
+}
+
+// turn is the right to read a tailnet, as a channel with one place.
+func (a *ahead) turn(id tailnet.ID) chan bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.turns == nil {
+		a.turns = map[tailnet.ID]chan bool{}
+	}
+	if a.turns[id] == nil {
+		a.turns[id] = make(chan bool, 1)
+	}
+	return a.turns[id]
 }
 
 // newest is the newer one of the view's snapshot and the one that is kept, which is forgotten when it is not.
@@ -65,6 +79,16 @@ func (s *Server) current(ctx context.Context, id tailnet.ID) (*tailnet.Snapshot,
 	if snapshot.Rev >= rev {
 		return snapshot, nil
 	}
+	turn := s.ahead.turn(id)
+	select {
+	case turn <- true:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if snapshot = s.ahead.newest(id, snapshot); snapshot.Rev >= rev {
+		return snapshot, nil
+	}
 	delta, err := s.cfg.Store.Since(ctx, id, snapshot.Rev)
 	if err != nil {
 		return nil, err
@@ -77,18 +101,24 @@ func (s *Server) current(ctx context.Context, id tailnet.ID) (*tailnet.Snapshot,
 	return snapshot, nil
 }
 
-// nodesOf are the nodes of a tailnet and a user, zero for all, by ID. The list may be shared.
-func (s *Server) nodesOf(ctx context.Context, id tailnet.ID, owner tailnet.UserID) ([]*tailnet.Node, error) {
+// nodesOf are the nodes of a tailnet and a user, zero for all, by ID, and what messages about them refer to but for
+// pre-auth keys. The list may be shared.
+func (s *Server) nodesOf(ctx context.Context, id tailnet.ID, owner tailnet.UserID) ([]*tailnet.Node, *names, error) {
 	now, err := s.current(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := s.namesAt(ctx, id, now)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case now == nil:
-		return s.cfg.Store.ListNodes(ctx, store.NodeFilter{TailnetID: id, UserID: owner})
+		nodes, err := s.cfg.Store.ListNodes(ctx, store.NodeFilter{TailnetID: id, UserID: owner})
+		return nodes, n, err
 	case owner == 0:
-		return now.Nodes, nil
+		return now.Nodes, n, nil
 	}
-	return slices.DeleteFunc(slices.Clone(now.Nodes), func(n *tailnet.Node) bool { return n.UserID != owner }), nil
+	return slices.DeleteFunc(slices.Clone(now.Nodes), func(n *tailnet.Node) bool { return n.UserID != owner }), n, nil
 }
 
 // usersIn are the users that the filter chooses, by ID.

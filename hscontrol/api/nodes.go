@@ -36,7 +36,7 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := s.nodesOf(ctx, id, owner)
+	nodes, n, err := s.nodesOf(ctx, id, owner)
 	if err != nil {
 		return nil, err
 	}
@@ -44,11 +44,7 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.namesIn(ctx, id)
-	if err == nil {
-		err = s.withKeys(ctx, n, id, nodes...)
-	}
-	if err != nil {
+	if err := s.withKeys(ctx, n, id, nodes...); err != nil {
 		return nil, err
 	}
 	resp := &headscalev1.ListNodesResponse{Nodes: make([]*headscalev1.Node, len(nodes)), NextPageToken: next}

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,8 +67,10 @@ func TestAPIUnderLoad(t *testing.T) {
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() { l.change(ctx, max(changes-rate*2/100, 1)) })
+	before := cpuTime(t, l.server.PID())
 	took := l.run(ctx, rate)
 	wg.Wait()
+	t.Logf("the server took %.1f s of a processor for it", (cpuTime(t, l.server.PID()) - before).Seconds())
 
 	var all []time.Duration
 	for _, name := range slices.Sorted(maps.Keys(took)) {
@@ -83,6 +86,26 @@ func TestAPIUnderLoad(t *testing.T) {
 	if limit > 0 && p99 > float64(limit) {
 		t.Errorf("got %.1f ms for 99 of 100 calls, want %d ms at most", p99, limit)
 	}
+}
+
+// cpuTime is what a process took of processors until now.
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ") // a name in parentheses stands before
+	var ticks int
+	fields := strings.Fields(rest)
+	for _, at := range []int{14 - 3, 15 - 3} { // utime and stime of proc(5), in hundredths of a second
+		n, err := strconv.Atoi(fields[at])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / 100
 }
 
 // apiLoad is a server with nodes connected, and somebody who calls its API.
