@@ -131,7 +131,7 @@ image: ## builds the container images with buildah or docker (IMAGE_FLAGS=...)
 	for target in headscale derper; do \
 		echo "image: keelscale/$$target:$(VERSION)"; \
 		$$build --target $$target --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) $(IMAGE_FLAGS) \
-			-t keelscale/$$target:$(VERSION) .; \
+			-t keelscale/$$target:$(VERSION) -t keelscale/$$target:latest .; \
 	done
 
 .PHONY: clean

@@ -203,6 +203,9 @@ func TestKilledServersRelayComesBack(t *testing.T) {
 	reaches(t, "meanwhile", cx, y.Key.Public(), iy)
 	awaitRelays(py, "999b")
 	t.Logf("out of the map after %v", time.Since(began))
+	if got := second.CLI("health"); !strings.Contains(got, "embedded-999a is out of the DERP map") {
+		t.Errorf("got health %s, want that the relay is away", got)
+	}
 	first.Begin()
 	began = time.Now()
 	awaitRelays(py, "999b", "999a")

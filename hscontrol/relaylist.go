@@ -115,8 +115,14 @@ func putNode(e *api.EmbeddedRelay, n *tailcfg.DERPNode) {
 
 // serversFaults are what is not as it should be with the relays inside servers.
 func (s *Server) serversFaults() (faults []api.Fault) {
+	for _, o := range s.others() {
+		if e := o.about.Entry; e != nil && !o.there && !o.Left {
+			faults = append(faults, api.Fault{Name: "embedded-relay", Text: fmt.Sprintf(
+				"%s is out of the DERP map: its server does not say that it lives; one that was removed is forgotten within a day", listedName(e.RegionID, o.Place))})
+		}
+	}
 	if s.relay == nil {
-		return nil
+		return faults
 	}
 	for _, text := range s.relay.Load().Troubles {
 		faults = append(faults, api.Fault{Name: "embedded-relay", Text: "the relay inside this server: " + text})

@@ -107,7 +107,7 @@ func relayHealth(r *headscalev1.Relay) string {
 	if !r.GetHealthy() || r.GetOutBecause() != "" {
 		is = append(is, "out of the map: "+firstOf(r.GetOutBecause(), "it is not well"))
 	}
-	if !r.GetOnline() {
+	if !r.GetOnline() && !r.GetEmbedded() {
 		is = append(is, "not connected to the server")
 	}
 	if r.GetDraining() {
