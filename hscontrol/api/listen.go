@@ -16,6 +16,7 @@ import (
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -90,9 +91,9 @@ func (s *Server) protect(ctx context.Context, req any, info *grpc.UnaryServerInf
 // ProblemHeader is where every answer carries what its caller should be told loudly, a sentence for each value.
 const ProblemHeader = "headscale-problem-bin"
 
-// tell adds to the answer that a policy is not in force as it should be.
+// tell adds to the answer that a policy is not in force as it should be, for those who may read it.
 func (s *Server) tell(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if s.cfg.Problems != nil {
+	if s.cfg.Problems != nil && access.Of(ctx).May("policy_file:read") {
 		for _, p := range s.cfg.Problems() {
 			if mayReach(ctx, p.TailnetID) {
 				_ = grpc.SetHeader(ctx, metadata.Pairs(ProblemHeader, fmt.Sprintf("tailnet %s: %s", p.Tailnet, p.Text))) // what matters is the answer

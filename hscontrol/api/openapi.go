@@ -152,9 +152,19 @@ func (l *language) operation(op operation, rpc protoreflect.MethodDescriptor) do
 		id += "_" + strings.NewReplacer("/", "_", "{", "", "}", "").Replace(strings.TrimPrefix(op.path, "/"))
 	}
 	d := doc{"operationId": id, "tags": []string{family}, "responses": l.responses(op, rpc)}
+	var told []string
 	if op.until != "" {
 		d["deprecated"] = true
-		d["description"] = "As in releases up to " + op.until + "."
+		told = append(told, "As in releases up to "+op.until+".")
+	}
+	if n := needs[op.rpc]; n.scope != "" {
+		told = append(told, "Needs the scope "+n.scope+".")
+	}
+	if n := needs[op.rpc]; n.own != "" {
+		told = append(told, "Members may do it with what is their own.")
+	}
+	if len(told) > 0 {
+		d["description"] = strings.Join(told, " ")
 	}
 	var parameters []doc
 	fields := rpc.Input().Fields()

@@ -355,3 +355,32 @@ func TestKeyOfUser(t *testing.T) {
 		t.Errorf("as auditor: got %v for the policy, want it shown", err)
 	}
 }
+
+// The same holds over HTTP.
+func TestScopesOverHTTP(t *testing.T) {
+	b := newBench(t)
+	b.user(t, "alice", "")
+	_, secret, err := b.store.CreateAPIKey(t.Context(), tailnet.APIKey{Scopes: []string{"users:read"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, path, body string
+		want               int
+	}{
+		{"GET", "/api/v1/user", "", 200},
+		{"GET", "/api/v1/namespace", "", 200},
+		{"POST", "/api/v1/user", `{"name": "eve"}`, 403},
+		{"DELETE", "/api/v1/user/1", "", 403},
+		{"GET", "/api/v1/node", "", 403},
+		{"GET", "/api/v1/machine", "", 403},
+		{"GET", "/api/v1/apikey", "", 403},
+		{"POST", "/api/v1/oauthclient", `{"scopes": ["users:read"]}`, 403},
+		{"PUT", "/api/v1/policy", `nonsense`, 403}, // before the body is read
+	} {
+		got, answer := b.ask(t, c.method, c.path, secret.Reveal(), c.body)
+		if got != c.want || got == 403 && !strings.Contains(fmt.Sprint(answer["detail"]), "needs the scope") {
+			t.Errorf("%s %s: got %d %v, want %d", c.method, c.path, got, answer["detail"], c.want)
+		}
+	}
+}

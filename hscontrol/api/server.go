@@ -8,11 +8,13 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelscale/keelscale/hscontrol/api/access"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
 )
 
-// Health says whether the database answers and, to those who may see all tailnets, what else is not as it should be.
+// Health says whether the database answers and, to those who may see all tailnets and the server's status, what else is
+// not as it should be.
 func (s *Server) Health(ctx context.Context, _ *headscalev1.HealthRequest) (*headscalev1.HealthResponse, error) {
 	resp := &headscalev1.HealthResponse{DatabaseConnectivity: true}
 	if err := s.cfg.Store.Ping(ctx); err != nil {
@@ -23,7 +25,7 @@ func (s *Server) Health(ctx context.Context, _ *headscalev1.HealthRequest) (*hea
 			Severe: true,
 		})
 	}
-	if s.cfg.Health == nil || everything(ctx) != nil {
+	if s.cfg.Health == nil || everything(ctx) != nil || !access.Of(ctx).May("feature_settings:read") {
 		return resp, nil
 	}
 	for _, f := range s.cfg.Health(ctx) {
