@@ -243,41 +243,35 @@ func (l *link) present(k nodeKey) error {
 // maxNews is the most that a frame from another relay may hold.
 const maxNews = 1 << 20
 
-// readNews reads the next frame that means something to a link, and its first bytes, as many
-// as are needed. All else is skipped.
+// readNews reads the next frame, and its first bytes, as many as are needed. One that means
+// nothing to a link is a sign of life all the same.
 func readNews(br *bufio.Reader) (t derp.FrameType, body []byte, err error) {
-	for {
-		head, err := br.Peek(derp.FrameHeaderLen)
-		if err != nil {
-			return 0, nil, err
-		}
-		t := derp.FrameType(head[0])
-		size := int(binary.BigEndian.Uint32(head[1:]))
-		if size > maxNews {
-			return 0, nil, fmt.Errorf("frame of type %#x has %d bytes", t, size)
-		}
-		br.Discard(derp.FrameHeaderLen)
-		need := 0
-		switch t {
-		case derp.FramePing:
-			need = 8
-		case derp.FramePeerPresent, derp.FramePeerGone:
-			need = derp.KeyLen
-		}
-		if size < need {
-			return 0, nil, fmt.Errorf("frame of type %#x has %d bytes", t, size)
-		}
-		body := make([]byte, need)
-		if _, err := io.ReadFull(br, body); err != nil {
-			return 0, nil, err
-		}
-		if _, err := br.Discard(size - need); err != nil {
-			return 0, nil, err
-		}
-		if need > 0 {
-			return t, body, nil
-		}
+	head, err := br.Peek(derp.FrameHeaderLen)
+	if err != nil {
+		return 0, nil, err
 	}
+	t = derp.FrameType(head[0])
+	size := int(binary.BigEndian.Uint32(head[1:]))
+	if size > maxNews {
+		return 0, nil, fmt.Errorf("frame of type %#x has %d bytes", t, size)
+	}
+	br.Discard(derp.FrameHeaderLen)
+	need := 0
+	switch t {
+	case derp.FramePing:
+		need = 8
+	case derp.FramePeerPresent, derp.FramePeerGone:
+		need = derp.KeyLen
+	}
+	if size < need {
+		return 0, nil, fmt.Errorf("frame of type %#x has %d bytes", t, size)
+	}
+	body = make([]byte, need)
+	if _, err := io.ReadFull(br, body); err != nil {
+		return 0, nil, err
+	}
+	_, err = br.Discard(size - need)
+	return t, body, err
 }
 
 // forward sends packets for a node by way of l.

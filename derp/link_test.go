@@ -160,3 +160,14 @@ func FuzzNews(f *testing.F) {
 		}
 	})
 }
+
+// A link on which nobody comes or goes lives by the other relay's pongs: each is told to who waits for a sign of life.
+func TestEachFrameIsASignOfLife(t *testing.T) {
+	in := appendFrame(appendFrame(nil, derp.FramePong, make([]byte, 8)), derp.FrameKeepAlive)
+	br := bufio.NewReader(bytes.NewReader(in))
+	for _, want := range []derp.FrameType{derp.FramePong, derp.FrameKeepAlive} {
+		if got, _, err := readNews(br); got != want || err != nil {
+			t.Errorf("got type %#x, %v; want %#x", got, err, want)
+		}
+	}
+}
