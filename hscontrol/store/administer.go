@@ -59,7 +59,7 @@ func actionOf(act string, by tailnet.Actor) string {
 		return "node.approve"
 	case "taking the authorization of":
 		return "node.unapprove"
-	case "setting addresses of":
+	case "setting addresses of", "choosing an address of":
 		return "node.addresses"
 	}
 	return "node.update"

@@ -187,6 +187,7 @@ type (
 		User        tailnet.UserID `json:"user,omitempty"`
 		Reusable    bool           `json:"reusable,omitempty"`
 		Ephemeral   bool           `json:"ephemeral,omitempty"`
+		Approves    bool           `json:"preauthorized,omitempty"`
 		Tags        []string       `json:"tags,omitempty"`
 		Expires     *time.Time     `json:"expires,omitempty"`
 	}
@@ -223,7 +224,7 @@ func factsOfUser(u *tailnet.User) userFacts {
 }
 
 func factsOfKey(k *tailnet.PreAuthKey) keyFacts {
-	return keyFacts{Prefix: k.Prefix, Description: k.Description, User: k.UserID, Reusable: k.Reusable, Ephemeral: k.Ephemeral, Tags: k.Tags, Expires: k.Expiration}
+	return keyFacts{Prefix: k.Prefix, Description: k.Description, User: k.UserID, Reusable: k.Reusable, Ephemeral: k.Ephemeral, Approves: k.Preauthorized, Tags: k.Tags, Expires: k.Expiration}
 }
 
 func factsOfRelay(r *tailnet.Relay) relayFacts {

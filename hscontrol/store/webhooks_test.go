@@ -213,6 +213,27 @@ func TestClaims(t *testing.T) {
 	})
 }
 
+// TestApprovals: it is told, and written down, when an administrator lets a node in.
+func TestApprovals(t *testing.T) {
+	bothEngines(t, func(t *testing.T, w *world) {
+		h := w.webhook("nodeApproved", tailnet.EventNodeNeedsApproval)
+		n := w.join("web")
+		for _, in := range []bool{false, false, true} {
+			must[*tailnet.Node](t)(w.AuthorizeNode(w.ctx, n.ID, in))
+		}
+		if got := w.told(h.ID); !slices.Equal(got, []string{"nodeApproved"}) {
+			t.Errorf("got %v", got)
+		}
+		var actions []string
+		for _, e := range w.audit(store.AuditFilter{Target: "node"}) {
+			actions = append(actions, e.Action)
+		}
+		if !slices.Equal(actions, []string{"node.create", "node.unapprove", "node.approve"}) {
+			t.Errorf("got %v", actions)
+		}
+	})
+}
+
 // TestRelayNews: endpoints are told when a relay leaves the DERP map and when it is back.
 func TestRelayNews(t *testing.T) {
 	bothEngines(t, func(t *testing.T, w *world) {
