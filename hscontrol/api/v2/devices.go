@@ -184,7 +184,13 @@ func tagDevice(c *call, n *tailnet.Node) error {
 
 // mayTag refuses tags that the policy does not know, or that are not the caller's.
 func (c *call) mayTag(id tailnet.ID, tags []string) error {
-	v := c.cfg.View(id)
+	if len(tags) == 0 {
+		return nil
+	}
+	v, err := c.cfg.Fresh(c.ctx, id) // the policy may have been set a moment ago
+	if err != nil {
+		return err
+	}
 	for _, tag := range tags {
 		if err := tailnet.ValidateTag(tag); err != nil {
 			return err

@@ -39,7 +39,7 @@ const policyText = `{
 
 func newWorld(t testing.TB, edit ...func(*config.Config)) *world {
 	t.Helper()
-	w := &world{Server: hstest.Start(t, edit...), t: t, ctx: hstest.Context(t)}
+	w := &world{Server: hstest.Start(t, edit...), t: t, ctx: t.Context()}
 	w.owner = must[*tailnet.User](t)(w.Store().CreateUser(w.ctx, tailnet.User{Name: "odin", Email: "odin@example.com", Role: "owner"}))
 	w.other = must[*tailnet.Tailnet](t)(w.Store().CreateTailnet(w.ctx, "elsewhere", netip.Prefix{}, netip.Prefix{}))
 	w.admin = w.client(w.key(tailnet.APIKey{Scopes: []string{"all"}}), "")

@@ -238,6 +238,12 @@ func TestOwnOnly(t *testing.T) {
 		t.Errorf("got %+v, want thor's device", list)
 	}
 	refused(t, "another's device", lose(c.Devices().Get(w.ctx, mine)), http.StatusNotFound)
+	refused(t, "authorizing one's own", c.Devices().SetAuthorized(w.ctx, his, true), http.StatusForbidden)
+	refused(t, "a key that never expires", c.Devices().SetKey(w.ctx, his, tailscale.DeviceKey{KeyExpiryDisabled: true}), http.StatusForbidden)
+	refused(t, "another's name", c.Devices().SetName(w.ctx, mine, "taken"), http.StatusNotFound)
+	if err := c.Devices().SetName(w.ctx, his, "hammer"); err != nil {
+		t.Errorf("one's own name: %v", err)
+	}
 	refused(t, "settings", lose(c.TailnetSettings().Get(w.ctx)), http.StatusForbidden)
 	if got := must[[]tailscale.User](t)(c.Users().List(w.ctx, nil, nil)); len(got) != 1 {
 		t.Errorf("users: got %+v, want thor alone", got)

@@ -1,6 +1,10 @@
 package v2
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
+)
 
 // operation is one thing that can be asked for: {tailnet} is a tailnet's name or "-".
 type operation struct {
@@ -15,6 +19,7 @@ func operations() []operation {
 		get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
 		core, routes               = "devices:core", "devices:routes"
 		read                       = ":read"
+		mine                       = tailnet.ScopeOwnDevices // a part of core: of members only their own is there
 		posture, users             = "devices:posture_attributes", "users"
 		t, d, u                    = "/tailnet/{tailnet}", "/device/{device}", "/users/{user}"
 		i, w                       = "/user-invites/{invite}", "/webhooks/{webhook}"
@@ -22,12 +27,12 @@ func operations() []operation {
 	list := []operation{
 		{get, t + "/devices", core + read, listDevices},
 		{get, d, core + read, getDevice},
-		{del, d, core, changeDevice(deleteDevice)},
+		{del, d, mine, changeDevice(deleteDevice)},
 		{post, d + "/authorized", core, changeDevice(authorizeDevice)},
-		{post, d + "/name", core, changeDevice(nameDevice)},
+		{post, d + "/name", mine, changeDevice(nameDevice)},
 		{post, d + "/tags", core, changeDevice(tagDevice)},
 		{post, d + "/key", core, changeDevice(keyDevice)},
-		{post, d + "/expire", core, changeDevice(expireDevice)},
+		{post, d + "/expire", mine, changeDevice(expireDevice)},
 		{post, d + "/ip", core, changeDevice(addressDevice)},
 		{get, d + "/routes", routes + read, getRoutes},
 		{post, d + "/routes", routes, setRoutes},
