@@ -60,6 +60,13 @@ func (a *ahead) keep(id tailnet.ID, s *tailnet.Snapshot) {
 	}
 }
 
+func (a *ahead) forget(id tailnet.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.snapshots, id)
+	delete(a.turns, id)
+}
+
 // current is a tailnet as the store has it now; nil where it has to be read from there: for all tailnets (zero), and
 // where nothing follows the store.
 func (s *Server) current(ctx context.Context, id tailnet.ID) (*tailnet.Snapshot, error) {
@@ -73,6 +80,7 @@ func (s *Server) current(ctx context.Context, id tailnet.ID) (*tailnet.Snapshot,
 	v := s.cfg.View(id)
 	rev, there := revisions[id]
 	if v == nil || !there {
+		s.ahead.forget(id)
 		return nil, nil
 	}
 	snapshot := s.ahead.newest(id, v.Snapshot)
