@@ -3,7 +3,6 @@ package store
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,8 +103,15 @@ func differing(was, became any) (before, after json.RawMessage, err error) {
 	return before, after, err
 }
 
-// auditRows is how many rows go into one statement.
-const auditRows = 64
+// auditRows says how many of n rows go into one statement: PostgreSQL prepares each number of them once.
+func auditRows(n int) int {
+	for _, rows := range []int{64, 16, 4} {
+		if n >= rows {
+			return rows
+		}
+	}
+	return 1
+}
 
 const auditColumns = "id, at, tailnet_id, via, who, came_from, action, kind, target_id, target_name, was, became, hash"
 
@@ -119,7 +125,9 @@ func (t *tx) writeAudit() error {
 	if err != nil {
 		return err
 	}
-	for rows := range slices.Chunk(t.entries, auditRows) {
+	for left := t.entries; len(left) > 0; {
+		rows := left[:auditRows(len(left))]
+		left = left[len(rows):]
 		args := make([]any, 0, 13*len(rows))
 		for i := range rows {
 			e := &rows[i]
