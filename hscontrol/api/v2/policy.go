@@ -46,8 +46,14 @@ func (c *call) stored() (text string, version uint64, err error) {
 	return p.Text, p.ID, nil
 }
 
+// entityTag is the hash of the text as hujson.Format would have it, which tailscale.com/cmd/gitops-pusher compares with
+// that of its file.
 func entityTag(text string) string {
-	sum := sha256.Sum256([]byte(text))
+	formatted, err := hujson.Format([]byte(text))
+	if err != nil {
+		formatted = []byte(text)
+	}
+	sum := sha256.Sum256(formatted)
 	return `"` + hex.EncodeToString(sum[:]) + `"`
 }
 

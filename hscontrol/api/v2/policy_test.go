@@ -1,10 +1,13 @@
 package v2_test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/tailscale/hujson"
 	tailscale "tailscale.com/client/tailscale/v2"
 
 	"github.com/keelscale/keelscale/hscontrol/config"
@@ -27,6 +30,9 @@ func TestPolicyFile(t *testing.T) {
 		t.Errorf("got %q, want what was set, comments and all", first.HuJSON)
 	}
 	acl := must[*tailscale.ACL](t)(file.Get(w.ctx))
+	if formatted, err := hujson.Format([]byte(policyText)); err != nil || strings.Trim(first.ETag, `"`) != fmt.Sprintf("%x", sha256.Sum256(formatted)) {
+		t.Errorf("got ETag %s, want the hash of the text as hujson formats it (%v)", first.ETag, err)
+	}
 	if acl.ETag != first.ETag || len(acl.ACLs) != 1 || len(acl.TagOwners) != 2 {
 		t.Errorf("as JSON: got %+v", acl)
 	}
