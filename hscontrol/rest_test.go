@@ -186,7 +186,7 @@ var stories = []story{
 		{ask: `POST /user []`, status: 400, want: `{"message":"the body has to be a JSON object, and is a JSON array"}`},
 		{ask: `POST /user {"name":7}`, status: 400, want: `{"message":"name has to be a text"}`},
 		{ask: `POST /user {"nam":"odin"}`, status: 400, want: `{"message":"there is no \"nam\" here, only name, displayName, email, pictureUrl, tailnet, role"}`},
-		{ask: `GET /node?usr=odin`, status: 400, want: `{"message":"there is no \"usr\" here, only user, tailnet"}`},
+		{ask: `GET /node?usr=odin`, status: 400, want: `{"message":"there is no \"usr\" here, only user, tailnet, pageSize, pageToken"}`},
 		{ask: `GET /node?_=1700000000`, want: `{"nodes":[]}`},
 		{ask: `GET /node/0`, status: 400, want: `{}`},
 		{ask: `GET /node/-1`, status: 400, want: `{"message":"nodeId has to be a whole number"}`},
