@@ -95,8 +95,8 @@ func writeMonth(path string, c monthCount) error {
 }
 
 // KeepMonth writes down each minute what the relay has sent in the month, and what it has carried
-// in the day and the month, and once more when ctx ends, at which it returns. file is asked each time where; "" is nowhere, as without a quota.
-// failed hears of what could not be written.
+// in the day and the month, and once more when ctx ends, at which it returns. file is asked each
+// time where; "" is nowhere. failed hears of what could not be written.
 func (r *Relay) KeepMonth(ctx context.Context, file func() string, failed func(path string, err error)) {
 	tick := time.NewTicker(monthEvery)
 	defer tick.Stop()

@@ -139,7 +139,7 @@ func (c *Control) serveRelay(w http.ResponseWriter, r *http.Request) {
 type refusal struct {
 	reason  string // a sentence for the operator of the relay
 	removed bool   // and it is to forget its enrolment
-	later   bool   // it is the server that cannot, for now
+	later   bool   // it is the server that cannot: the relay tries again
 }
 
 // Error implements error.

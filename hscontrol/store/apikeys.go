@@ -125,13 +125,7 @@ func (t *tx) endAPIKey(action string, id tailnet.KeyID, end func(table string, i
 
 // auditAPIKey is auditNode for API keys.
 func (t *tx) auditAPIKey(action string, was, became *tailnet.APIKey) error {
-	k, r := became, record{action: action, kind: "apikey"}
-	if was != nil {
-		r.was, k = factsOfAPIKey(was), was
-	}
-	if became != nil {
-		r.became, k = factsOfAPIKey(became), became
-	}
+	r, k := changed(action, "apikey", was, became, factsOfAPIKey)
 	r.tailnet, r.id, r.name = k.TailnetID, uint64(k.ID), k.Prefix
 	return t.audit(r)
 }

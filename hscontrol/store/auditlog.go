@@ -239,15 +239,21 @@ func factsOfRelay(r *tailnet.Relay) relayFacts {
 	return relayFacts{Name: r.Name, Region: r.RegionID, MachineKey: r.MachineKey.String(), Draining: r.Draining, Key: r.KeyID}
 }
 
-// auditNode tells of a node. A nil was is a new node, a nil became one that is gone.
-func (t *tx) auditNode(action string, was, became *tailnet.Node) error {
-	n, r := became, record{action: action, kind: kindNode}
+// changed begins the record of what was, what became, or both, and gives the newer; facts says what is kept of it.
+func changed[T, F any](action, kind string, was, became *T, facts func(*T) F) (r record, newest *T) {
+	r = record{action: action, kind: kind}
 	if was != nil {
-		r.was, n = factsOfNode(was), was
+		r.was, newest = facts(was), was
 	}
 	if became != nil {
-		r.became, n = factsOfNode(became), became
+		r.became, newest = facts(became), became
 	}
+	return r, newest
+}
+
+// auditNode tells of a node. A nil was is a new node, a nil became one that is gone.
+func (t *tx) auditNode(action string, was, became *tailnet.Node) error {
+	r, n := changed(action, kindNode, was, became, factsOfNode)
 	r.tailnet, r.id, r.name = n.TailnetID, uint64(n.ID), n.GivenName
 	if was == nil && n.Unauthorized {
 		t.waits(tailnet.EventNodeNeedsApproval, r)
@@ -262,13 +268,7 @@ func (t *tx) waits(event string, r record) {
 
 // auditUser is auditNode for users.
 func (t *tx) auditUser(action string, was, became *tailnet.User) error {
-	u, r := became, record{action: action, kind: kindUser}
-	if was != nil {
-		r.was, u = factsOfUser(was), was
-	}
-	if became != nil {
-		r.became, u = factsOfUser(became), became
-	}
+	r, u := changed(action, kindUser, was, became, factsOfUser)
 	r.tailnet, r.id, r.name = u.TailnetID, uint64(u.ID), u.LoginName()
 	if was == nil && u.Status == tailnet.UserNeedsApproval {
 		t.waits(tailnet.EventUserNeedsApproval, r)
@@ -278,13 +278,7 @@ func (t *tx) auditUser(action string, was, became *tailnet.User) error {
 
 // auditRelay is auditNode for relays.
 func (t *tx) auditRelay(action string, was, became *tailnet.Relay) error {
-	x, r := became, record{action: action, kind: kindRelay}
-	if was != nil {
-		r.was, x = factsOfRelay(was), was
-	}
-	if became != nil {
-		r.became, x = factsOfRelay(became), became
-	}
+	r, x := changed(action, kindRelay, was, became, factsOfRelay)
 	r.tailnet, r.id, r.name = x.TailnetID, uint64(x.ID), x.Name
 	return t.audit(r)
 }

@@ -147,13 +147,7 @@ func (t *tx) endKey(action string, id tailnet.KeyID, end func(table string, id t
 
 // auditKey is auditNode for pre-auth keys.
 func (t *tx) auditKey(action string, was, became *tailnet.PreAuthKey) error {
-	k, r := became, record{action: action, kind: "authkey"}
-	if was != nil {
-		r.was, k = factsOfKey(was), was
-	}
-	if became != nil {
-		r.became, k = factsOfKey(became), became
-	}
+	r, k := changed(action, "authkey", was, became, factsOfKey)
 	r.tailnet, r.id, r.name = k.TailnetID, uint64(k.ID), k.Prefix
 	return t.audit(r)
 }

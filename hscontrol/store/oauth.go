@@ -179,13 +179,7 @@ func (s *Store) DeleteOAuthClient(ctx context.Context, id tailnet.KeyID) error {
 
 // auditClient is auditNode for OAuth clients.
 func (t *tx) auditClient(action string, was, became *tailnet.OAuthClient) error {
-	c, r := became, record{action: action, kind: "oauthclient"}
-	if was != nil {
-		r.was, c = factsOfClient(was), was
-	}
-	if became != nil {
-		r.became, c = factsOfClient(became), became
-	}
+	r, c := changed(action, "oauthclient", was, became, factsOfClient)
 	r.tailnet, r.id, r.name = c.TailnetID, uint64(c.ID), c.Prefix
 	return t.audit(r)
 }
