@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"slices"
@@ -54,7 +55,8 @@ func (s *Server) withPages(next http.Handler) http.Handler {
 			w.Header().Set("Allow", "GET, HEAD")
 			http.Error(w, "there are only files here", http.StatusMethodNotAllowed)
 		case r.URL.Path == at: // so that relative links begin below it
-			http.Redirect(w, r, at+"/", http.StatusMovedPermanently)
+			to := url.URL{Path: at + "/", RawQuery: r.URL.RawQuery}
+			http.Redirect(w, r, to.String(), http.StatusMovedPermanently)
 		default:
 			showFile(w, r, dir, strings.TrimPrefix(r.URL.Path, at+"/"))
 		}
@@ -79,16 +81,22 @@ func showFile(w http.ResponseWriter, r *http.Request, dir, name string) {
 		http.NotFound(w, r)
 		return
 	}
+	const indexOf = 1 // the candidate that is the page of a directory
 	candidates := []string{name, path.Join(name, "index.html"), name + ".html"}
 	if path.Ext(name) == "" {
 		candidates = append(candidates, "index.html")
 	}
 	files := os.DirFS(dir)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	for _, candidate := range candidates {
+	for i, candidate := range candidates {
 		info, err := fs.Stat(files, candidate)
 		if err != nil && !errors.Is(err, fs.ErrPermission) || err == nil && !info.Mode().IsRegular() {
 			continue
+		}
+		if i == indexOf && !strings.HasSuffix(r.URL.Path, "/") { // so that relative links begin below the directory
+			to := url.URL{Path: r.URL.Path + "/", RawQuery: r.URL.RawQuery}
+			http.Redirect(w, r, to.String(), http.StatusMovedPermanently)
+			return
 		}
 		if err == nil {
 			err = sendFile(w, r, files, candidate, info)

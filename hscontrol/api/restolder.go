@@ -71,8 +71,12 @@ func (j *jsonWriter) odd(m protoreflect.Message, f protoreflect.FieldDescriptor)
 		}
 	case *headscalev1.ApiKey:
 		switch f.Name() {
-		case "prefix": // that a whole key begins with it is how a client knows its own
-			j.text(maskedKey(tailnet.APIKeySecret, m.GetPrefix()))
+		case "prefix": // that its whole key begins with it is how a user interface knows its own
+			shown := tailnet.KeyStart(m.GetPrefix())
+			if j.style.bare {
+				shown = maskedKey(tailnet.APIKeySecret, m.GetPrefix())
+			}
+			j.text(shown)
 			return true
 		case "expiration":
 			if m.GetExpiration() == nil {

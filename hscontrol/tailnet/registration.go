@@ -53,15 +53,12 @@ type RegistrationRef struct {
 }
 
 // ParseRegistrationRef reads any form of 0.15 to today: hskey-authreq-…, hskey-reg-…, its 24 digits alone, 64 digits,
-// mkey:…, nodekey:….
+// mkey:…, nodekey:…. Older headscale-admin writes nodekey: before whatever it is given.
 func ParseRegistrationRef(text string) (RegistrationRef, error) {
 	bad := fmt.Errorf("%q is not a registration key: copy the one that the register page shows, like %s…", text, RegistrationPrefix)
 	rest := strings.TrimSpace(text)
-	for _, p := range []string{RegistrationPrefix, "hskey-reg-", "mkey:", "nodekey:"} {
-		if cut, ok := strings.CutPrefix(rest, p); ok {
-			rest = cut
-			break
-		}
+	for _, p := range []string{"mkey:", "nodekey:", RegistrationPrefix, "hskey-reg-"} {
+		rest = strings.TrimPrefix(rest, p)
 	}
 	if _, err := hex.DecodeString(rest); err != nil {
 		return RegistrationRef{}, bad

@@ -89,6 +89,9 @@ func TestRegistrationRefs(t *testing.T) {
 		"mkey:" + digits:      {Digits: digits},
 		"nodekey:" + digits:   {Digits: digits},
 		" " + digits + "\n":   {Digits: digits},
+
+		"nodekey:" + id:               {ID: "hskey-authreq-" + id},
+		"nodekey:hskey-authreq-" + id: {ID: "hskey-authreq-" + id},
 	} {
 		if got, err := tailnet.ParseRegistrationRef(text); err != nil || got != want {
 			t.Errorf("%q: got %+v, %v; want %+v", text, got, err, want)

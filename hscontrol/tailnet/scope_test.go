@@ -77,5 +77,8 @@ func FuzzParseAPIKey(f *testing.F) {
 		if got := tailnet.SecretPrefix(tailnet.APIKeySecret, text); got != s.Prefix && text == strings.TrimSpace(text) {
 			t.Errorf("%q: got prefix %q, want %q", text, got, s.Prefix)
 		}
+		if start := tailnet.KeyStart(s.Prefix); !strings.HasPrefix(text, start) && len(s.Prefix) < 12 {
+			t.Errorf("%q: got %q as its beginning", text, start)
+		}
 	})
 }

@@ -104,6 +104,15 @@ func (s Secret) shown(body string) string {
 	return string(s.Kind) + "-" + s.Prefix + "-" + body
 }
 
+// KeyStart is what the whole API key of that prefix begins with. Prefixes of the keys that headscale made before 0.28 are
+// shorter than ours, and stand alone.
+func KeyStart(prefix string) string {
+	if len(prefix) < secretPrefixLen {
+		return prefix
+	}
+	return string(APIKeySecret) + "-" + prefix
+}
+
 // String hides the secret part, so that it may be logged.
 func (s Secret) String() string { return s.shown("***") }
 
