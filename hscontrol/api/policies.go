@@ -73,13 +73,18 @@ func (s *Server) inForceOf(id tailnet.ID, newest uint64) uint64 {
 	return newest
 }
 
-// SetPolicy puts a policy in force, if it can be one.
+// SetPolicy puts a policy in force, if it can be one. An empty text is the one that holds where nobody has set any, as in
+// headscale: programs take back with it what they have set.
 func (s *Server) SetPolicy(ctx context.Context, req *headscalev1.SetPolicyRequest) (*headscalev1.SetPolicyResponse, error) {
 	t, err := s.tailnetNamed(ctx, req.GetTailnet())
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.putPolicy(ctx, t, tailnet.PolicyVersion{Text: req.GetPolicy(), Note: req.GetNote()}, req.GetUnapprove())
+	text := req.GetPolicy()
+	if text == "" {
+		text = policy.Unset
+	}
+	done, err := s.putPolicy(ctx, t, tailnet.PolicyVersion{Text: text, Note: req.GetNote()}, req.GetUnapprove())
 	if err != nil {
 		return nil, err
 	}

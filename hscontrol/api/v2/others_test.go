@@ -212,6 +212,9 @@ func TestBadBodies(t *testing.T) {
 	} {
 		method, path, _ := strings.Cut(op, " ")
 		for _, body := range []string{"", "{", "nonsense", `{"surely": "unknown"}`, `{"a":1}{"b":2}`, "17", `"x"`, "\x00", "[[]]"} {
+			if body == "" && strings.HasSuffix(op, "/acl") {
+				body = " \n" // no policy at all is one
+			}
 			w.is(method, path, body, http.StatusBadRequest)
 		}
 	}

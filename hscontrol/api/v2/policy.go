@@ -22,15 +22,6 @@ const (
 	asHuJSON = "application/hujson"
 )
 
-// unset is what holds in a tailnet without a policy, as one.
-const unset = `// Nobody has set a policy yet: everyone reaches everyone.
-{
-	"acls": [
-		{"action": "accept", "src": ["*"], "dst": ["*:*"]},
-	],
-}
-`
-
 // unsetTag is the entity tag by which clients say that they mean the policy that nobody has set.
 const unsetTag = `"ts-default"`
 
@@ -41,7 +32,7 @@ const settleTime = 3 * time.Second
 func (c *call) stored() (text string, version uint64, err error) {
 	p, err := c.cfg.Store.GetPolicy(c.ctx, c.tailnet.ID)
 	if err != nil || p == nil {
-		return unset, 0, err
+		return policy.Unset, 0, err
 	}
 	return p.Text, p.ID, nil
 }
@@ -123,8 +114,11 @@ func (c *call) policyText() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if text == "" {
+		return policy.Unset, nil // so programs take back what they have set
+	}
 	if strings.TrimSpace(text) == "" {
-		return "", invalid("the body is empty: send a policy")
+		return "", invalid("the body is blank: send a policy, or nothing at all for the one that holds where nobody has set any")
 	}
 	if kind, _, _ := mime.ParseMediaType(c.r.Header.Get("Content-Type")); kind == asJSON {
 		if laidOut, err := policy.Format(text); err == nil {
@@ -145,7 +139,7 @@ func (c *call) mayReplace() (text string, version uint64, err error) {
 	}
 	for each := range strings.SplitSeq(strings.Join(wanted, ","), ",") {
 		each = `"` + strings.Trim(strings.TrimPrefix(strings.TrimSpace(each), "W/"), `"`) + `"`
-		if each == `"*"` || each == entityTag(text) || each == unsetTag && version == 0 {
+		if each == `"*"` || each == entityTag(text) || each == unsetTag && text == policy.Unset {
 			return text, version, nil
 		}
 	}

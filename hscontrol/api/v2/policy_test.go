@@ -63,6 +63,17 @@ func TestPolicyFile(t *testing.T) {
 	if now := must[*tailscale.ACL](t)(file.Get(w.ctx)); now.ETag != second.ETag {
 		t.Error("what was refused or validated changed the policy")
 	}
+
+	// An empty policy takes back what was set: then nobody has set one, again.
+	if err := file.Set(w.ctx, "", ""); err != nil {
+		t.Fatalf("taking it back: %v", err)
+	}
+	if now := must[*tailscale.RawACL](t)(file.Raw(w.ctx)); *now != *before {
+		t.Errorf("taken back: got %+v, want %+v", now, before)
+	}
+	if err := file.Set(w.ctx, policyText, "ts-default"); err != nil {
+		t.Errorf("setting one when the former was taken back: %v", err)
+	}
 }
 
 func TestPolicyInAFile(t *testing.T) {
