@@ -125,7 +125,7 @@ func (t *tx) endAPIKey(action string, id tailnet.KeyID, end func(table string, i
 
 // auditAPIKey is auditNode for API keys.
 func (t *tx) auditAPIKey(action string, was, became *tailnet.APIKey) error {
-	r, k := changed(action, "apikey", was, became, factsOfAPIKey)
+	r, k := changed(action, kindAPIKey, was, became, factsOfAPIKey)
 	r.tailnet, r.id, r.name = k.TailnetID, uint64(k.ID), k.Prefix
 	return t.audit(r)
 }
@@ -187,21 +187,23 @@ func (s *Store) VerifyAPIKey(ctx context.Context, text string) (*tailnet.APIKey,
 		return nil, fmt.Errorf("%w: it expired at %s", tailnet.ErrAPIKeyRefused, k.Expiration.UTC().Format(time.RFC3339))
 	}
 	if k.LastSeen == nil || now.Sub(*k.LastSeen) >= seenEvery || !secret.Matches(k.Hash) {
-		s.noteSeen(ctx, k, secret.Hash(), now)
+		s.noteSeen(k, secret.Hash(), now)
 	}
 	return k, nil
 }
 
-// noteSeen writes when a key was last used, and a hash that costs less than headscale's where it has that one: all of
-// them are of random bits enough. That it cannot be written is no reason to refuse the key.
-func (s *Store) noteSeen(ctx context.Context, k *tailnet.APIKey, hash []byte, now time.Time) {
-	err := s.write(ctx, func(t *tx) error {
-		_, err := t.exec("UPDATE api_keys SET last_seen = ?, hash = ? WHERE id = ?", now, hash, int64(k.ID))
+// noteSeen has written when a key was last used, and a hash that costs less than headscale's where it has that one: all
+// of them are of random bits enough. The call does not wait for that, and that it cannot be written is no reason to
+// refuse the key.
+func (s *Store) noteSeen(k *tailnet.APIKey, hash []byte, now time.Time) {
+	id := k.ID
+	s.writeSoon(func(t *tx) error {
+		_, err := t.exec("UPDATE api_keys SET last_seen = ?, hash = ? WHERE id = ?", now, hash, int64(id))
 		return err
+	}, func(err error) {
+		if err != nil {
+			s.cfg.Log.Warn("the last use of an API key could not be written", "key", id, "err", err)
+		}
 	})
-	if err != nil {
-		s.cfg.Log.Warn("the last use of an API key could not be written", "key", k.ID, "err", err)
-		return
-	}
 	k.LastSeen, k.Hash = &now, hash
 }

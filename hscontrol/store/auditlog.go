@@ -23,6 +23,13 @@ type record struct {
 	tell map[string]string // what webhooks are told beside; nil: nothing
 }
 
+// The kinds of targets in the audit log that the change log does not have.
+const (
+	kindAPIKey  = "apikey"
+	kindClient  = "oauthclient"
+	kindAuthKey = "authkey"
+)
+
 // maxFact bounds the name of an actor and of a target in the log, in bytes.
 const maxFact = 256
 
@@ -50,6 +57,7 @@ func (t *tx) audit(r record) error {
 		return nil
 	}
 	t.entries = append(t.entries, e)
+	t.touchBy(r)
 	if event := hookOf[r.action]; event != "" {
 		t.happened(news{tailnet: r.tailnet, event: event, kind: r.kind, id: r.id, name: r.name, actor: e.Actor, more: r.tell})
 	}

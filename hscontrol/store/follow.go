@@ -68,8 +68,15 @@ func (s *Store) stopFollower() {
 	s.follower.wg.Wait()
 }
 
-// Revisions says at which revision each tailnet is.
+// Revisions says at which revision each tailnet is. The map is shared.
 func (s *Store) Revisions(ctx context.Context) (map[tailnet.ID]tailnet.Revision, error) {
+	if known := s.marks.revisions.Load(); known != nil {
+		return *known, nil
+	}
+	return s.readRevisions(ctx)
+}
+
+func (s *Store) readRevisions(ctx context.Context) (map[tailnet.ID]tailnet.Revision, error) {
 	rows, err := s.reads.QueryContext(ctx, "SELECT id, revision FROM tailnets")
 	if err != nil {
 		return nil, fmt.Errorf("reading revisions: %w", s.engine.explain(err))

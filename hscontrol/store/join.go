@@ -117,6 +117,7 @@ func (t *tx) preAuthKey(prefix string) (*tailnet.PreAuthKey, error) {
 // useKey takes the one use of a key. Of two that race, one finds it used.
 func (t *tx) useKey(k *tailnet.PreAuthKey) error {
 	clear(t.keys)
+	t.touch(TopicKeys)
 	won, err := t.exec("UPDATE pre_auth_keys SET used = ? WHERE id = ? AND NOT used", true, int64(k.ID))
 	if err == nil && won == 0 {
 		k.Used = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -122,6 +123,41 @@ func (s *Store) ListPreAuthKeys(ctx context.Context, f KeyFilter) ([]*tailnet.Pr
 	return keys, nil
 }
 
+// keptKeys is how many pre-auth keys are kept in memory.
+const keptKeys = 10_000
+
+// PreAuthKeys finds keys by their IDs; those that are not there are nil. They are shared, and are read again only after
+// a key was used, ended or deleted; one that did not change is the same pointer then.
+func (s *Store) PreAuthKeys(ctx context.Context, ids []tailnet.KeyID) (map[tailnet.KeyID]*tailnet.PreAuthKey, error) {
+	mark, err := s.Mark(ctx, TopicKeys)
+	if err != nil {
+		return nil, err
+	}
+	keys := s.keys.get(mark, ids...)
+	if len(keys) == len(ids) {
+		return keys, nil
+	}
+	former := s.keys.former(ids...)
+	missing := slices.DeleteFunc(slices.Clone(ids), func(id tailnet.KeyID) bool { _, there := keys[id]; return there })
+	for some := range slices.Chunk(missing, idsPerQuery) {
+		rows, err := s.ListPreAuthKeys(ctx, KeyFilter{IDs: some})
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range some {
+			keys[id] = nil
+		}
+		for _, k := range rows {
+			if was := former[k.ID]; was != nil && reflect.DeepEqual(was, k) {
+				k = was
+			}
+			keys[k.ID] = k
+		}
+	}
+	s.keys.put(mark, keys, keptKeys)
+	return keys, nil
+}
+
 // ExpirePreAuthKey ends a key now. One that has expired stays as it is.
 func (s *Store) ExpirePreAuthKey(ctx context.Context, id tailnet.KeyID) error {
 	err := s.write(ctx, func(t *tx) error {
@@ -147,7 +183,7 @@ func (t *tx) endKey(action string, id tailnet.KeyID, end func(table string, id t
 
 // auditKey is auditNode for pre-auth keys.
 func (t *tx) auditKey(action string, was, became *tailnet.PreAuthKey) error {
-	r, k := changed(action, "authkey", was, became, factsOfKey)
+	r, k := changed(action, kindAuthKey, was, became, factsOfKey)
 	r.tailnet, r.id, r.name = k.TailnetID, uint64(k.ID), k.Prefix
 	return t.audit(r)
 }

@@ -117,12 +117,14 @@ func TestAPIKeys(t *testing.T) {
 			t.Errorf("got %+v, %v, want key %d of tailnet %d", got, err, k.ID, lab.ID)
 		}
 		seen := got.LastSeen
+		w.written()
 		w.clock.advance(30 * time.Second)
 		if got := must[*tailnet.APIKey](t)(verify(secret.Reveal())); !got.LastSeen.Equal(*seen) {
 			t.Errorf("got last seen %v after half a minute, want %v still", got.LastSeen, seen)
 		}
 		w.clock.advance(31 * time.Second)
 		must[*tailnet.APIKey](t)(verify(secret.Reveal()))
+		w.written()
 		if got := must[*tailnet.APIKey](t)(w.FindAPIKey(w.ctx, k.ID, "")); !got.LastSeen.After(*seen) {
 			t.Errorf("got last seen %v after a minute, want it later than %v", got.LastSeen, seen)
 		}

@@ -105,6 +105,14 @@ func (w *world) newUser(id tailnet.ID, name string) *tailnet.User {
 	return must[*tailnet.User](w.t)(w.CreateUser(w.ctx, tailnet.User{TailnetID: id, Name: name}))
 }
 
+// written returns when all is written that was to be before.
+func (w *world) written() {
+	w.t.Helper()
+	if err := w.CloseSessions(w.ctx, nil); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) newKey(k tailnet.PreAuthKey) string {
 	w.t.Helper()
 	_, secret, err := w.CreatePreAuthKey(w.ctx, k)

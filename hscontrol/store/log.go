@@ -66,23 +66,24 @@ func (t *tx) finish() error {
 const logRows = 64
 
 func (t *tx) writeLog() error {
-	revisions := map[tailnet.ID]tailnet.Revision{}
 	seen := make(map[change]bool, len(t.changes))
 	t.changes = slices.DeleteFunc(t.changes, func(c change) bool {
 		again := seen[c]
 		seen[c] = true
 		return again || t.dropped[c.tailnet]
 	})
+	raised := map[tailnet.ID]bool{}
 	for _, c := range t.changes {
-		if revisions[c.tailnet] != 0 {
+		if raised[c.tailnet] {
 			continue
 		}
+		raised[c.tailnet] = true
 		row, err := t.tailnet(c.tailnet)
 		if err != nil {
 			return err
 		}
 		row.Revision++
-		revisions[c.tailnet] = row.Revision
+		t.revised[c.tailnet] = row.Revision
 		if _, err := t.exec("UPDATE tailnets SET revision = ?, next_v4 = ?, next_v6 = ? WHERE id = ?",
 			int64(row.Revision), text(&row.NextV4), text(&row.NextV6), int64(row.ID)); err != nil {
 			return err
@@ -91,7 +92,7 @@ func (t *tx) writeLog() error {
 	for rows := range slices.Chunk(t.changes, logRows) {
 		args := make([]any, 0, 4*len(rows))
 		for _, c := range rows {
-			args = append(args, int64(c.tailnet), int64(revisions[c.tailnet]), c.kind, int64(c.object))
+			args = append(args, int64(c.tailnet), int64(t.revised[c.tailnet]), c.kind, int64(c.object))
 		}
 		values := strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?), ", len(rows)), ", ")
 		if _, err := t.exec("INSERT INTO changes (tailnet_id, revision, kind, object_id) VALUES "+values, args...); err != nil {

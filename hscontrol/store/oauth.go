@@ -179,7 +179,7 @@ func (s *Store) DeleteOAuthClient(ctx context.Context, id tailnet.KeyID) error {
 
 // auditClient is auditNode for OAuth clients.
 func (t *tx) auditClient(action string, was, became *tailnet.OAuthClient) error {
-	r, c := changed(action, "oauthclient", was, became, factsOfClient)
+	r, c := changed(action, kindClient, was, became, factsOfClient)
 	r.tailnet, r.id, r.name = c.TailnetID, uint64(c.ID), c.Prefix
 	return t.audit(r)
 }

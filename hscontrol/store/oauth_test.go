@@ -78,6 +78,7 @@ func TestOldAPIKeys(t *testing.T) {
 			if err != nil || got.Prefix != c.prefix || !cmp.Equal(got.Scopes, everything) {
 				t.Fatalf("%s: got %+v, %v, want the key with all scopes", name, got, err)
 			}
+			w.written()
 		}
 		k := must[*tailnet.APIKey](t)(w.FindAPIKey(w.ctx, 0, c.text))
 		if len(k.Hash) != 32 {

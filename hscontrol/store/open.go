@@ -64,6 +64,9 @@ type Store struct {
 	defaultID tailnet.ID
 
 	writer   writer
+	marks    tableMarks
+	tailnets shelf[everyRow, []*tailnet.Tailnet]
+	keys     shelf[tailnet.KeyID, *tailnet.PreAuthKey]
 	follower follower
 
 	closing sync.Once

@@ -42,6 +42,7 @@ func (s *Store) CreateTailnet(ctx context.Context, name string, v4, v6 netip.Pre
 		if err != nil {
 			return err
 		}
+		t.revised[row.ID] = row.Revision
 		return t.audit(record{tailnet: row.ID, action: "tailnet.create", kind: kindTailnet, id: uint64(row.ID), name: name,
 			became: tailnetFacts{name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}})
 	})
@@ -64,25 +65,51 @@ func prefixText(p netip.Prefix) string {
 	return p.String()
 }
 
-// ListTailnets returns all tailnets in the order in which they were made.
+// ListTailnets returns all tailnets in the order in which they were made, without what moves by itself: see Since.
+// What it returns is shared.
 func (s *Store) ListTailnets(ctx context.Context) ([]*tailnet.Tailnet, error) {
-	var rows []*tailnet.Tailnet
-	if err := s.orm.WithContext(ctx).Order("id").Find(&rows).Error; err != nil {
+	rows, err := s.tailnetRows(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("listing tailnets: %w", s.engine.explain(err))
 	}
 	return rows, nil
 }
 
-// FindTailnet finds a tailnet by its name; the empty name is "default".
+// everyRow is the place of a whole table on its shelf.
+type everyRow struct{}
+
+// tailnetRows are all rows, read again only after a tailnet was made, changed or deleted.
+func (s *Store) tailnetRows(ctx context.Context) ([]*tailnet.Tailnet, error) {
+	mark := s.marks.topics[topicTailnets].Load()
+	if rows, there := s.tailnets.get(mark, everyRow{})[everyRow{}]; there && !s.engine.shared() {
+		return rows, nil
+	}
+	var rows []*tailnet.Tailnet
+	if err := s.orm.WithContext(ctx).Order("id").Find(&rows).Error; err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		row.Revision, row.NextV4, row.NextV6 = 0, netip.Addr{}, netip.Addr{}
+	}
+	s.tailnets.put(mark, map[everyRow][]*tailnet.Tailnet{{}: rows}, 1)
+	return rows, nil
+}
+
+// FindTailnet finds a tailnet by its name; the empty name is "default". It is as ListTailnets has it.
 func (s *Store) FindTailnet(ctx context.Context, name string) (*tailnet.Tailnet, error) {
 	if name == "" {
 		name = tailnet.DefaultName
 	}
-	row, err := findTailnet(s.orm.WithContext(ctx), name)
+	rows, err := s.tailnetRows(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("finding tailnet %q: %w", name, s.engine.explain(err))
 	}
-	return row, nil
+	for _, row := range rows {
+		if row.Name == name {
+			return row, nil
+		}
+	}
+	return nil, fmt.Errorf("finding tailnet %q: %w: see headscale tailnets list", name, tailnet.ErrNotFound)
 }
 
 func findTailnet(db *gorm.DB, name string) (*tailnet.Tailnet, error) {

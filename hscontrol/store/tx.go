@@ -23,7 +23,9 @@ type tx struct {
 	tailnets map[tailnet.ID]*tailnet.Tailnet // those read and locked so far
 	keys     map[string]*tailnet.PreAuthKey  // those read so far, by prefix: a herd often joins with one
 	dropped  map[tailnet.ID]bool             // those deleted
-	caller   context.Context                 // of the running operation
+	revised  map[tailnet.ID]tailnet.Revision // where those that changed or were made are now
+	touched  [topics]bool
+	caller   context.Context // of the running operation
 	changes  []change
 	entries  []tailnet.AuditEntry // for the audit log
 	news     []news               // for webhooks
@@ -40,6 +42,7 @@ func (s *Store) newTx(ctx context.Context, conn *sql.Conn, careful bool) *tx {
 		tailnets: map[tailnet.ID]*tailnet.Tailnet{},
 		keys:     map[string]*tailnet.PreAuthKey{},
 		dropped:  map[tailnet.ID]bool{},
+		revised:  map[tailnet.ID]tailnet.Revision{},
 		elect:    map[tailnet.ID]bool{},
 	}
 }

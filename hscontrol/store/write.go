@@ -12,6 +12,7 @@ import (
 
 var (
 	errClosed  = errors.New("the store is closed")
+	errBusy    = errors.New("too much waits to be written")
 	errBadConn = driver.ErrBadConn
 )
 
@@ -39,6 +40,7 @@ type operation struct {
 	taken atomic.Bool // by the writer, which will answer, or by its caller, who went away
 	err   error
 	done  chan struct{} // closed by the answer
+	after func(error)   // called with the answer; nil: nothing is
 }
 
 // Stats counts what the writer has done.
@@ -92,6 +94,17 @@ func (s *Store) write(ctx context.Context, run func(*tx) error) error {
 	}
 }
 
+// writeSoon has an operation run in one of the next groups and does not wait for it. after is told what came of it, by the
+// writer, which it must not keep waiting.
+func (s *Store) writeSoon(run func(*tx) error, after func(error)) {
+	op := &operation{ctx: context.Background(), run: run, after: after, done: make(chan struct{})}
+	select {
+	case s.writer.queue <- op:
+	default:
+		after(errBusy)
+	}
+}
+
 // leave goes away with the given reason, unless the writer has taken the operation: then its outcome counts.
 func (op *operation) leave(reason error) error {
 	if op.taken.CompareAndSwap(false, true) {
@@ -137,6 +150,9 @@ func (s *Store) gather(op *operation) []*operation {
 
 func (op *operation) answer(err error) {
 	op.err = err
+	if op.after != nil {
+		op.after(err)
+	}
 	close(op.done)
 }
 
@@ -159,6 +175,8 @@ func (s *Store) writeGroup(group []*operation) {
 	}
 	if err == nil {
 		s.wake()
+	} else {
+		s.doubt()
 	}
 	for _, op := range group {
 		if err != nil {
@@ -221,6 +239,7 @@ func (s *Store) tryGroup(group []*operation, careful bool) (err error) {
 	if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
 		return fmt.Errorf("committing: %w", err)
 	}
+	s.remember(t)
 	return nil
 }
 
