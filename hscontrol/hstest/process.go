@@ -18,9 +18,12 @@ import (
 type Process struct {
 	Server // what Node and its kin need; it has no store
 
-	program string
+	Program string // what is run
+
 	config  string
 	base    string // of the configuration file
+	extra   string // the rest of it
+	public  string // its server_url
 	command *exec.Cmd
 	exited  chan error
 }
@@ -29,21 +32,40 @@ type Process struct {
 // configuration file.
 func StartProcess(t testing.TB, extra ...string) *Process {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hsproc")
+	return StartProgram(t, BuildProgram(t, "."), extra...)
+}
+
+// BuildProgram builds the program from the sources below a directory, and gives its path; that of this module, unless
+// KEELSCALE_BIN names the directory of one that was built before.
+func BuildProgram(t testing.TB, module string) string {
+	t.Helper()
+	if dir := os.Getenv("KEELSCALE_BIN"); dir != "" && module == "." {
+		return filepath.Join(dir, "headscale")
+	}
+	program := filepath.Join(t.TempDir(), "headscale")
+	build := exec.Command("go", "build", "-o", program, "github.com/keelscale/keelscale/cmd/headscale")
+	build.Dir = module
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building headscale: %v\n%s", err, out)
+	}
+	return program
+}
+
+// StartProgram is StartProcess of a program that was built before.
+func StartProgram(t testing.TB, program string, extra ...string) *Process {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hsproc") // short: a unix socket's path has 108 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	p := &Process{program: filepath.Join(dir, "headscale"), config: filepath.Join(dir, "config.yaml")}
+	p := &Process{Program: program, config: filepath.Join(dir, "config.yaml")}
 	p.t = t
-	build := exec.Command("go", "build", "-o", p.program, "github.com/keelscale/keelscale/cmd/headscale")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building headscale: %v\n%s", err, out)
-	}
 	addr := freePort(t)
 	p.URL = "http://" + addr
-	text := fmt.Sprintf("server_url: %s\nlisten_addr: %s\nmetrics_listen_addr: \"\"\ndata_dir: %s\nunix_socket: %s\nderp:\n  server:\n    enabled: true\n    stun_listen_addr: \"\"\nnoise:\n  also_on_443: false\n",
-		p.URL, addr, filepath.Join(dir, "data"), filepath.Join(dir, "hs.sock"))
+	p.public = p.URL
+	text := fmt.Sprintf("listen_addr: %s\nmetrics_listen_addr: \"\"\ndata_dir: %s\nunix_socket: %s\nderp:\n  server:\n    enabled: true\n    stun_listen_addr: \"\"\nnoise:\n  also_on_443: false\n",
+		addr, filepath.Join(dir, "data"), filepath.Join(dir, "hs.sock"))
 	p.base = text
 	p.Configure(extra...)
 	p.Begin()
@@ -54,7 +76,20 @@ func StartProcess(t testing.TB, extra ...string) *Process {
 // Configure replaces what was added to the configuration file, for the next start.
 func (p *Process) Configure(extra ...string) {
 	p.t.Helper()
-	if err := os.WriteFile(p.config, []byte(p.base+strings.Join(extra, "")), 0o600); err != nil {
+	p.extra = strings.Join(extra, "")
+	p.configure()
+}
+
+// Behind makes the address of a load balancer its server_url, for the next start.
+func (p *Process) Behind(url string) {
+	p.t.Helper()
+	p.public = url
+	p.configure()
+}
+
+func (p *Process) configure() {
+	p.t.Helper()
+	if err := os.WriteFile(p.config, []byte("server_url: "+p.public+"\n"+p.base+p.extra), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -62,7 +97,7 @@ func (p *Process) Configure(extra ...string) {
 // Begin starts the process and waits until it answers.
 func (p *Process) Begin() {
 	p.t.Helper()
-	p.command = exec.Command(p.program, "serve", "-c", p.config)
+	p.command = exec.Command(p.Program, "serve", "-c", p.config)
 	p.command.Stdout, p.command.Stderr = testWriter{p.t}, testWriter{p.t}
 	if err := p.command.Start(); err != nil {
 		p.t.Fatalf("starting headscale: %v", err)
@@ -118,7 +153,7 @@ func (p *Process) CLI(args ...string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, p.program, append([]string{"-c", p.config}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, p.Program, append([]string{"-c", p.config}, args...)...).CombinedOutput()
 	if err != nil {
 		p.t.Fatalf("headscale %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

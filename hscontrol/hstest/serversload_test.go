@@ -126,7 +126,7 @@ func TestKilledServerIsReplaced(t *testing.T) {
 	db := hstest.StartPostgres(t)
 	text := section(db.Database(), filepath.Join(t.TempDir(), "secrets.key"))
 	first := hstest.StartProcess(t, text)
-	second := hstest.StartProcess(t, text)
+	second := hstest.StartProgram(t, first.Program, text)
 	all, polls := settle(t, first.ProcessKey(), []*hstest.Server{&first.Server, &second.Server}, nodes)
 
 	begun := time.Now()
@@ -174,7 +174,7 @@ func TestKilledServerLeavesNoGhosts(t *testing.T) {
 	db := hstest.StartPostgres(t)
 	text := section(db.Database(), filepath.Join(t.TempDir(), "secrets.key"))
 	first := hstest.StartProcess(t, text)
-	second := hstest.StartProcess(t, text)
+	second := hstest.StartProgram(t, first.Program, text)
 	secret := first.ProcessKey()
 	ghost, watcher := first.Node("ghost"), second.Node("watcher")
 	ghost.Join(secret)
