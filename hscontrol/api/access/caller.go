@@ -4,6 +4,7 @@
 // REST, gRPC and Tailscale's API share it. The way of a call:
 //
 //	guard.go     what came as "Authorization" -> Caller, or a refusal
+//	known.go     who was known a moment ago
 //	limits.go    how often, and how slowly keys can be guessed
 //	caller.go    the Caller in a context
 //	scopes.go    what a Caller may do

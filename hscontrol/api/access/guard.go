@@ -27,6 +27,7 @@ type Guard struct {
 	store   *store.Store
 	now     func() time.Time
 	meters  meters
+	known   known
 	issuers issuers
 }
 
@@ -43,11 +44,11 @@ func (g *Guard) Authenticate(ctx context.Context, authorization, from string) (C
 	if secret == "" {
 		return Caller{}, ErrNoKey
 	}
-	now := g.now()
-	if err := g.meters.guess(from, secret, now); err != nil {
+	now, d := g.now(), digestOf(secret)
+	if err := g.meters.guess(from, d, now); err != nil {
 		return Caller{}, err
 	}
-	c, err := g.identify(ctx, secret)
+	c, err := g.identify(ctx, secret, d, now)
 	if errors.Is(err, tailnet.ErrAPIKeyRefused) {
 		g.meters.failed(from, now)
 		return Caller{}, fmt.Errorf("%w; make another with headscale apikeys create on the server", err)
@@ -55,7 +56,7 @@ func (g *Guard) Authenticate(ctx context.Context, authorization, from string) (C
 	if err != nil {
 		return Caller{}, fmt.Errorf("checking the API key: %w", err)
 	}
-	if err := g.meters.call(c.Who, secret, now); err != nil {
+	if err := g.meters.call(c.Who, d, now); err != nil {
 		return Caller{}, err
 	}
 	c.Via, c.From = tailnet.ViaAPI, from
@@ -78,29 +79,31 @@ func bearer(authorization string) string {
 	return ""
 }
 
-// identify is whose secret it is, and what it opens.
-func (g *Guard) identify(ctx context.Context, secret string) (Caller, error) {
+// lookUp asks the store whose secret it is, what it opens, and when it expires (nil: never).
+func (g *Guard) lookUp(ctx context.Context, secret string) (c Caller, expires *time.Time, err error) {
 	if strings.HasPrefix(secret, string(tailnet.TokenSecret)+"-") {
 		t, client, err := g.store.VerifyAccessToken(ctx, secret)
 		if err != nil {
-			return Caller{}, err
+			return Caller{}, nil, err
 		}
 		// What was taken from the client since is taken from its tokens.
 		tags := slices.DeleteFunc(slices.Clone(t.Tags), func(tag string) bool { return !slices.Contains(client.Tags, tag) })
 		if len(client.Tags) > 0 && len(tags) == 0 {
 			tags = client.Tags
 		}
-		return g.onBehalf(ctx, client.UserID, Caller{
+		c, err = g.onBehalf(ctx, client.UserID, Caller{
 			Tailnet: client.TailnetID, Who: "oauth:" + client.Prefix, Tags: tags, Scopes: tailnet.ScopesInBoth(t.Scopes, client.Scopes),
 		})
+		return c, &t.ExpiresAt, err
 	}
 	k, err := g.store.VerifyAPIKey(ctx, secret)
 	if err != nil {
-		return Caller{}, err
+		return Caller{}, nil, err
 	}
-	return g.onBehalf(ctx, k.UserID, Caller{
+	c, err = g.onBehalf(ctx, k.UserID, Caller{
 		Tailnet: k.TailnetID, Who: "apikey:" + k.Prefix, Tags: k.Tags, Scopes: k.Scopes, KeyID: k.ID,
 	})
+	return c, k.Expiration, err
 }
 
 // onBehalf gives the caller no more than what a user may, if there is one.

@@ -1,7 +1,6 @@
 package access
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -31,7 +30,7 @@ type meters struct {
 	mu     sync.Mutex
 	calls  map[string]*rate.Limiter // by Caller.Who
 	wrong  map[netip.Prefix]*rate.Limiter
-	proven map[[sha256.Size]byte]time.Time // secrets that were right, and when
+	proven map[digest]time.Time // secrets that were right, and when
 }
 
 var (
@@ -41,11 +40,11 @@ var (
 
 // guess refuses a key unread that comes from where too many wrong ones came from, so that guessing is slow. Others
 // behind the same address go on working.
-func (m *meters) guess(from, secret string, now time.Time) error {
+func (m *meters) guess(from string, d digest, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := m.wrong[network(from)]
-	if l == nil || l.TokensAt(now) >= 1 || now.Sub(m.proven[sha256.Sum256([]byte(secret))]) < provenFor {
+	if l == nil || l.TokensAt(now) >= 1 || now.Sub(m.proven[d]) < provenFor {
 		return nil
 	}
 	return errTooManyWrong
@@ -59,13 +58,13 @@ func (m *meters) failed(from string, now time.Time) {
 }
 
 // call counts a call with a key that is right.
-func (m *meters) call(who, secret string, now time.Time) error {
+func (m *meters) call(who string, d digest, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.proven == nil || len(m.proven) >= maxMeters {
-		m.proven = map[[sha256.Size]byte]time.Time{}
+		m.proven = map[digest]time.Time{}
 	}
-	m.proven[sha256.Sum256([]byte(secret))] = now
+	m.proven[d] = now
 	if !limiter(&m.calls, who, callsPerSecond, callsAtOnce, now).AllowN(now, 1) {
 		return errTooManyCalls
 	}

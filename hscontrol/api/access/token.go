@@ -74,7 +74,7 @@ func unescaped(text string) string {
 // proven has a client verified, as slowly for those who guess as with keys.
 func (g *Guard) proven(r *http.Request, secret string, verify func() (*tailnet.OAuthClient, error)) (*tailnet.OAuthClient, error) {
 	now, from := g.now(), remote(r)
-	if err := g.meters.guess(from, secret, now); err != nil {
+	if err := g.meters.guess(from, digestOf(secret), now); err != nil {
 		return nil, err
 	}
 	c, err := verify()
@@ -89,7 +89,7 @@ func (g *Guard) proven(r *http.Request, secret string, verify func() (*tailnet.O
 	if err != nil {
 		return nil, err
 	}
-	return c, g.meters.call("oauth:"+c.Prefix, secret, now)
+	return c, g.meters.call("oauth:"+c.Prefix, digestOf(secret), now)
 }
 
 // remote is the address of a request, without its port.
