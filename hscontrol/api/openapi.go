@@ -86,7 +86,8 @@ func openAPI() doc {
 	}
 }
 
-// swagger2 is the description as releases up to 0.29 gave it.
+// swagger2 is the description as releases up to 0.29 gave it. Queries have only what they had there: headplane 0.6 counts
+// the parameters of operations to tell which release it speaks to.
 func swagger2() doc {
 	l := &language{ref: "#/definitions/"}
 	paths := l.paths()
@@ -179,7 +180,7 @@ func (l *language) operation(op operation, rpc protoreflect.MethodDescriptor) do
 	}
 	if op.method == http.MethodGet || op.method == http.MethodDelete {
 		for i := range fields.Len() {
-			if f := fields.Get(i); !slices.Contains(inPath, string(f.Name())) {
+			if f := fields.Get(i); !slices.Contains(inPath, string(f.Name())) && (l.three || f.Number() < firstOurs) {
 				parameters = append(parameters, l.parameter(f, "query"))
 			}
 		}

@@ -35,10 +35,14 @@ func (s *Server) GetPolicy(ctx context.Context, req *headscalev1.GetPolicyReques
 	if err != nil {
 		return nil, err
 	}
-	return &headscalev1.GetPolicyResponse{
-		Policy: p.Text, UpdatedAt: timestamp(&p.CreatedAt), Source: p.Source,
+	resp := &headscalev1.GetPolicyResponse{
+		Policy: p.Text, Source: p.Source,
 		Version: p.ID, Author: p.Author, Origin: p.Origin, Note: p.Note,
-	}, nil
+	}
+	if s.cfg.PolicyMode != "file" { // a file has no time: that is how programs know that it cannot be set
+		resp.UpdatedAt = timestamp(&p.CreatedAt)
+	}
+	return resp, nil
 }
 
 // inForce is the version that is in force: the newest one that can be used.

@@ -72,7 +72,7 @@ func (g *gateway) handle(op operation) http.Handler {
 		style := styleOf(r, op)
 		resp, err := g.call(w, r, op, method, &style)
 		if err != nil {
-			refuse(w, r, op.explain(err))
+			refuseAs(w, r, op.explain(err), op.hinted)
 			return
 		}
 		if op.answer != nil {
@@ -83,7 +83,7 @@ func (g *gateway) handle(op operation) http.Handler {
 		}
 		tag(w.Header(), resp)
 		w.Header().Set("Content-Type", "application/json")
-		writeJSON(w, resp, style)
+		g.server.writeJSON(w, resp, style)
 	})
 }
 

@@ -134,6 +134,21 @@ func TestDescriptions(t *testing.T) {
 	}
 }
 
+// TestSwaggerIsAsBefore counts parameters as headplane 0.6 does, which tells releases apart by how many an operation has:
+// here are those of 0.28 and 0.29.
+func TestSwaggerIsAsBefore(t *testing.T) {
+	_, d := describe(t, newBench(t), "/swagger/v1/openapiv2.json")
+	for op, want := range map[string]int{
+		"get /api/v1/apikey": 0, "delete /api/v1/apikey/{prefix}": 2, "get /api/v1/health": 0, "get /api/v1/node": 1, "post /api/v1/node/{nodeId}/expire": 2,
+		"get /api/v1/preauthkey": 0, "delete /api/v1/preauthkey": 1, "get /api/v1/policy": 0, "get /api/v1/user": 3, "delete /api/v1/user/{id}": 1,
+	} {
+		method, path, _ := strings.Cut(op, " ")
+		if got := len(d.Paths[path][method].Parameters); got != want {
+			t.Errorf("%s: got %d parameters, want %d", op, got, want)
+		}
+	}
+}
+
 // resolve follows every reference of a description.
 func resolve(t *testing.T, at, top any, ref string) {
 	t.Helper()

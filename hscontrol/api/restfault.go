@@ -36,10 +36,14 @@ type trouble struct {
 	status int
 	code   codes.Code
 	text   string
+	older  string // text for older clients, if it is another one
 }
 
 // refuse answers with an error of the service.
-func refuse(w http.ResponseWriter, r *http.Request, err error) {
+func refuse(w http.ResponseWriter, r *http.Request, err error) { refuseAs(w, r, err, nil) }
+
+// refuseAs is refuse with another sentence for older clients. Nil: the same.
+func refuseAs(w http.ResponseWriter, r *http.Request, err error, older func(codes.Code, string) string) {
 	s := status.Convert(toStatus(err))
 	code, known := statusOf[s.Code()]
 	if !known {
@@ -51,7 +55,11 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if code == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", strconv.Itoa(int(access.RetryAfter.Seconds())))
 	}
-	problem(w, r, trouble{status: code, code: s.Code(), text: s.Message()})
+	t := trouble{status: code, code: s.Code(), text: s.Message()}
+	if older != nil {
+		t.older = older(s.Code(), s.Message())
+	}
+	problem(w, r, t)
 }
 
 // problem answers with an error as RFC 9457 has it. Older clients read code (gRPC's), message and details.
@@ -63,7 +71,10 @@ func problem(w http.ResponseWriter, r *http.Request, t trouble) {
 	if title == "" {
 		title = t.code.String()
 	}
-	w.Header().Set("Content-Type", "application/problem+json")
+	if t.older == "" {
+		t.older = t.text
+	}
+	w.Header().Set("Content-Type", problemType(r))
 	w.WriteHeader(t.status)
 	answer := struct {
 		Type     string     `json:"type"`
@@ -74,6 +85,6 @@ func problem(w http.ResponseWriter, r *http.Request, t trouble) {
 		Code     codes.Code `json:"code"`
 		Message  string     `json:"message"`
 		Details  []string   `json:"details"`
-	}{"about:blank", title, t.status, t.text, r.URL.Path, t.code, t.text, []string{}}
+	}{"about:blank", title, t.status, t.text, r.URL.Path, t.code, t.older, []string{}}
 	_ = json.NewEncoder(w).Encode(answer) // who hung up reads nothing
 }

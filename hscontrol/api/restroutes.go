@@ -27,6 +27,8 @@ type operation struct {
 	answer func(proto.Message) (proto.Message, error)
 	// said makes something else of a refusal's sentence. Nil: it stays.
 	said func(code codes.Code, text string) string
+	// hinted is what older clients read instead of it, with the words that they look for. Nil: the same.
+	hinted func(code codes.Code, text string) string
 }
 
 // explain is the error as this operation says it.
@@ -82,8 +84,8 @@ func todays() []operation {
 		{method: "DELETE", path: "/oauthclient/{client_id}", rpc: "DeleteOAuthClient"},
 
 		{method: "GET", path: "/policy", rpc: "GetPolicy", said: noPolicy},
-		{method: "PUT", path: "/policy", rpc: "SetPolicy"},
-		{method: "POST", path: "/policy/check", rpc: "CheckPolicy"},
+		{method: "PUT", path: "/policy", rpc: "SetPolicy", hinted: badPolicy},
+		{method: "POST", path: "/policy/check", rpc: "CheckPolicy", hinted: badPolicy},
 		{method: "POST", path: "/policy/test", rpc: "TestPolicy"},
 		{method: "POST", path: "/policy/diff", rpc: "DiffPolicy"},
 		{method: "POST", path: "/policy/explain", rpc: "ExplainPolicy"},
@@ -166,6 +168,18 @@ func onlyUser(m proto.Message) (proto.Message, error) {
 func noPolicy(code codes.Code, text string) string {
 	if code == codes.NotFound {
 		return "acl policy not found: " + strings.TrimPrefix(text, "not found: ")
+	}
+	return text
+}
+
+// badPolicy says in the words that headplane looks for whether the fault is in the text, which it then shows beside the
+// text, or whether the policy is a file.
+func badPolicy(code codes.Code, text string) string {
+	switch code {
+	case codes.InvalidArgument:
+		return "parsing policy from bytes: " + text
+	case codes.FailedPrecondition:
+		return "update is disabled for modes other than 'database': " + text
 	}
 	return text
 }
