@@ -130,7 +130,7 @@ func (s *Server) node(ctx context.Context, id uint64) (*tailnet.Node, error) {
 	if id == 0 {
 		return nil, invalid("say which node: its ID is missing")
 	}
-	n, err := s.cfg.Store.GetNode(ctx, tailnet.NodeID(id))
+	n, err := s.nodeNow(ctx, tailnet.NodeID(id))
 	if err != nil {
 		return nil, err
 	}

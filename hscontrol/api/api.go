@@ -9,6 +9,7 @@
 //	users.go, nodes.go, relays.go, ...   one use case of the store each
 //	pages.go     a part of a list, and where the next one begins
 //	current.go   tailnets as the store has them now
+//	shown.go     nodes as they were shown before
 //	convert.go   nouns -> messages, the only place; policymessages.go for what policies answer
 //	fault.go     errors -> gRPC codes, the only table
 //	rest.go      all of it once more, over HTTP
@@ -121,6 +122,7 @@ type Server struct {
 	cfg     Config
 	guard   *access.Guard
 	ahead   ahead
+	shown   shown
 	streams *eventStreams
 }
 

@@ -22,6 +22,7 @@ type names struct {
 	tailnets map[tailnet.ID]string
 	users    map[tailnet.UserID]*tailnet.User // may be shared
 	keys     map[tailnet.KeyID]*tailnet.PreAuthKey
+	shown    *shown // nil: what is shown is not of the current snapshot, and not kept
 
 	// What many messages of one answer show is made once: messages are not changed any more.
 	userMessages map[*tailnet.User]*headscalev1.User
@@ -80,11 +81,8 @@ func (s *Server) namesAt(ctx context.Context, id tailnet.ID, now *tailnet.Snapsh
 	return n, err
 }
 
-// fewKeys is how many keys are asked for one by one. Of more, all are read.
-const fewKeys = 500
-
 // withKeys adds the pre-auth keys that let the nodes in. There may be many more keys than that.
-func (s *Server) withKeys(ctx context.Context, n *names, id tailnet.ID, nodes ...*tailnet.Node) error {
+func (s *Server) withKeys(ctx context.Context, n *names, nodes ...*tailnet.Node) error {
 	wanted := map[tailnet.KeyID]bool{}
 	for _, node := range nodes {
 		if node.AuthKeyID != 0 {
@@ -94,13 +92,9 @@ func (s *Server) withKeys(ctx context.Context, n *names, id tailnet.ID, nodes ..
 	if len(wanted) == 0 {
 		return nil
 	}
-	f := store.KeyFilter{TailnetID: id}
-	if len(wanted) <= fewKeys {
-		f.IDs = slices.Sorted(maps.Keys(wanted))
-	}
-	keys, err := s.cfg.Store.ListPreAuthKeys(ctx, f)
-	for _, k := range keys {
-		n.keys[k.ID] = k
+	keys, err := s.cfg.Store.PreAuthKeys(ctx, slices.Collect(maps.Keys(wanted)))
+	if err == nil {
+		n.keys = keys
 	}
 	return err
 }
@@ -154,6 +148,19 @@ func (n *names) preAuthKey(k *tailnet.PreAuthKey, key string) *headscalev1.PreAu
 }
 
 func (n *names) node(node *tailnet.Node) *headscalev1.Node {
+	if n.shown == nil {
+		return n.nodeAnew(node)
+	}
+	of := shownOf{node, n.users[node.UserID], n.keys[node.AuthKeyID], n.tailnets[node.TailnetID], node.Expired(n.now)}
+	m := n.shown.find(of)
+	if m == nil {
+		m = n.nodeAnew(node)
+		n.shown.keep(of, m, n.now)
+	}
+	return m
+}
+
+func (n *names) nodeAnew(node *tailnet.Node) *headscalev1.Node {
 	m := &headscalev1.Node{
 		Id:                uint64(node.ID),
 		MachineKey:        node.MachineKey.String(),

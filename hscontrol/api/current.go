@@ -117,16 +117,58 @@ func (s *Server) nodesOf(ctx context.Context, id tailnet.ID, owner tailnet.UserI
 		return nil, nil, err
 	}
 	n, err := s.namesAt(ctx, id, now)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, nil, err
-	case now == nil:
+	}
+	if now == nil {
 		nodes, err := s.cfg.Store.ListNodes(ctx, store.NodeFilter{TailnetID: id, UserID: owner})
 		return nodes, n, err
-	case owner == 0:
+	}
+	n.shown = &s.shown
+	if owner == 0 {
 		return now.Nodes, n, nil
 	}
 	return slices.DeleteFunc(slices.Clone(now.Nodes), func(n *tailnet.Node) bool { return n.UserID != owner }), n, nil
+}
+
+// nodeNow is a node as the store has it now. It is shared.
+func (s *Server) nodeNow(ctx context.Context, id tailnet.NodeID) (*tailnet.Node, error) {
+	if s.cfg.View == nil {
+		return s.cfg.Store.GetNode(ctx, id)
+	}
+	revisions, err := s.cfg.Store.Revisions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for in := range revisions {
+		if v := s.cfg.View(in); v == nil || v.Node(id) == nil {
+			continue
+		}
+		now, err := s.current(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		if now != nil && now.Node(id) != nil {
+			return now.Node(id), nil
+		}
+	}
+	return s.cfg.Store.GetNode(ctx, id) // it is new, or gone
+}
+
+// namesOf is what the message of one node refers to.
+func (s *Server) namesOf(ctx context.Context, node *tailnet.Node) (*names, error) {
+	now, err := s.current(ctx, node.TailnetID)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.namesAt(ctx, node.TailnetID, now)
+	if err != nil {
+		return nil, err
+	}
+	if now != nil && now.Node(node.ID) == node {
+		n.shown = &s.shown
+	}
+	return n, s.withKeys(ctx, n, node)
 }
 
 // usersIn are the users that the filter chooses, by ID.

@@ -18,12 +18,15 @@ const maxTags = 100
 
 // GetNode shows one node.
 func (s *Server) GetNode(ctx context.Context, req *headscalev1.GetNodeRequest) (*headscalev1.GetNodeResponse, error) {
-	n, err := s.node(ctx, req.GetNodeId())
+	node, err := s.node(ctx, req.GetNodeId())
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.nodeMessage(ctx, n)
-	return &headscalev1.GetNodeResponse{Node: m}, err
+	n, err := s.namesOf(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	return &headscalev1.GetNodeResponse{Node: n.node(node)}, nil
 }
 
 // ListNodes lists the nodes of a tailnet, or of one user.
@@ -44,7 +47,7 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
-	if err := s.withKeys(ctx, n, id, nodes...); err != nil {
+	if err := s.withKeys(ctx, n, nodes...); err != nil {
 		return nil, err
 	}
 	resp := &headscalev1.ListNodesResponse{Nodes: make([]*headscalev1.Node, len(nodes)), NextPageToken: next}
@@ -57,10 +60,7 @@ func (s *Server) ListNodes(ctx context.Context, req *headscalev1.ListNodesReques
 func placeOfNode(n *tailnet.Node) place { return place{number: uint64(n.ID)} }
 
 func (s *Server) nodeMessage(ctx context.Context, node *tailnet.Node) (*headscalev1.Node, error) {
-	n, err := s.namesIn(ctx, node.TailnetID)
-	if err == nil {
-		err = s.withKeys(ctx, n, node.TailnetID, node)
-	}
+	n, err := s.namesOf(ctx, node)
 	if err != nil {
 		return nil, err
 	}

@@ -30,13 +30,14 @@ type jsonWriter struct {
 	buf   []byte
 	err   error // of out
 
+	shown *shown
 	// shared are the texts of the users and keys that many nodes of one answer show; see names.
 	shared map[proto.Message]string
 }
 
 // writeJSON writes an answer. What goes wrong goes wrong for somebody who hung up.
-func writeJSON(w http.ResponseWriter, m proto.Message, st style) {
-	j := &jsonWriter{style: st, out: w, buf: make([]byte, 0, flushAt+4<<10), shared: map[proto.Message]string{}}
+func (s *Server) writeJSON(w http.ResponseWriter, m proto.Message, st style) {
+	j := &jsonWriter{style: st, out: w, shown: &s.shown, buf: make([]byte, 0, flushAt+4<<10), shared: map[proto.Message]string{}}
 	j.message(m.ProtoReflect(), true)
 	j.buf = append(j.buf, '\n')
 	j.flush()
@@ -97,7 +98,10 @@ func (j *jsonWriter) shows(m protoreflect.Message, f protoreflect.FieldDescripto
 // inner writes a message inside of another one.
 func (j *jsonWriter) inner(m protoreflect.Message) {
 	one := m.Interface()
-	switch one.(type) {
+	switch one := one.(type) {
+	case *headscalev1.Node:
+		j.node(one)
+		return
 	case *headscalev1.User, *headscalev1.PreAuthKey:
 	default:
 		j.message(m, false)
@@ -112,6 +116,23 @@ func (j *jsonWriter) inner(m protoreflect.Message) {
 	if len(j.shared) < maxShared {
 		j.shared[one] = string(j.buf[begin:])
 	}
+}
+
+// node writes a node, as it was written before if it was.
+func (j *jsonWriter) node(m *headscalev1.Node) {
+	kept := j.shown.of(m)
+	if kept == nil || j.style != (style{}) {
+		j.message(m.ProtoReflect(), false)
+		return
+	}
+	if text := kept.json.Load(); text != nil {
+		j.buf = append(j.buf, *text...)
+		return
+	}
+	begin := len(j.buf)
+	j.message(m.ProtoReflect(), false) // too short to be flushed
+	text := string(j.buf[begin:])
+	kept.json.Store(&text)
 }
 
 func (j *jsonWriter) field(m protoreflect.Message, f protoreflect.FieldDescriptor) {

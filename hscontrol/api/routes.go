@@ -102,7 +102,7 @@ func (s *Server) GetNodeRoutes(ctx context.Context, req *headscalev1.GetNodeRout
 func (s *Server) routeMessages(ctx context.Context, req paged, id tailnet.ID, nodes ...*tailnet.Node) ([]*headscalev1.Route, string, error) {
 	n, err := s.namesIn(ctx, id)
 	if err == nil {
-		err = s.withKeys(ctx, n, id, nodes...)
+		err = s.withKeys(ctx, n, nodes...)
 	}
 	if err != nil {
 		return nil, "", err
