@@ -1,4 +1,4 @@
-// Package control is what Tailscale clients speak with: the server's key, the Noise upgrade, registration, network
+// Package control is what Tailscale clients speak with: the server's key, the Noise upgrade (noise/), registration, network
 // maps, and the small requests around them.
 //
 // The way of a client:
@@ -21,6 +21,7 @@ import (
 
 	"github.com/keelscale/keelscale/hscontrol/auth"
 	"github.com/keelscale/keelscale/hscontrol/control/h2"
+	"github.com/keelscale/keelscale/hscontrol/control/noise"
 	"github.com/keelscale/keelscale/hscontrol/mapper"
 	"github.com/keelscale/keelscale/hscontrol/state"
 	"github.com/keelscale/keelscale/hscontrol/store"
@@ -58,6 +59,7 @@ type Config struct {
 type Control struct {
 	Config
 
+	key    *noise.Key
 	h2     *h2.Server // of requests inside Noise
 	live   live
 	newest atomic.Int64 // microseconds since 1970 of the newest map request, never twice the same
@@ -94,7 +96,7 @@ func New(cfg Config) *Control {
 	if cfg.Relays == nil {
 		cfg.Relays = &RelayRules{ProbeEvery: 5 * time.Second, ProbeTime: 3 * time.Second}
 	}
-	c := &Control{Config: cfg}
+	c := &Control{Config: cfg, key: noise.NewKey(cfg.Key)}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.alive.plain = mapper.FrameOf(mapper.KeepAlive(), false)
 	c.alive.packed = mapper.FrameOf(mapper.KeepAlive(), true)

@@ -141,7 +141,7 @@ func (c *Control) stream(w http.ResponseWriter, r *http.Request, req *tailcfg.Ma
 	}
 	s := &session{
 		control: c, out: c.outlet(r.Context(), w, compressed(req)), feed: feed,
-		viewer: viewer(req, n), nodeKey: n.NodeKey, online: !req.ReadOnly,
+		viewer: viewer(req, n), nodeKey: n.NodeKey, online: !req.ReadOnly, host: r.Host,
 	}
 	s.run(r.Context())
 }

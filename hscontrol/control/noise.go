@@ -8,14 +8,9 @@ import (
 	"strconv"
 	"time"
 
-	"tailscale.com/control/controlbase"
-	"tailscale.com/control/controlhttp/controlhttpserver"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 )
-
-// handshakeTime is how long a client may take for the Noise handshake.
-const handshakeTime = 15 * time.Second
 
 // serveKey tells the server's public Noise key. Clients before v1.24 ask without a version, for the key of a protocol
 // that is gone.
@@ -57,20 +52,17 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this address is for Tailscale clients: if one is on the other side, a proxy between took away its Upgrade header", http.StatusUpgradeRequired)
 		return
 	}
-	// A WebSocket lives only as long as the context that it was accepted with, so that ends with the connection, or
-	// when the handshake takes too long.
+	// A WebSocket lives only as long as the context that it was accepted with, so that ends with the connection.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	slow := time.AfterFunc(handshakeTime, cancel)
-	up := &upgrading{ResponseWriter: w}
 	leave := c.arriving.enter()
 	defer leave()
-	conn, err := controlhttpserver.AcceptHTTP(ctx, up, r, c.Key, nil)
-	slow.Stop()
+	conn, err := c.key.Upgrade(ctx, w, r)
 	if err != nil {
 		c.Log.Debug("noise handshake", "from", r.RemoteAddr, "err", err)
 		return
 	}
+	conn.Patience = writeTime
 	defer conn.Close()
 	if !c.track(conn) {
 		return
@@ -80,10 +72,10 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 	of := context.WithValue(context.Background(), machineKeyOf{}, conn.Peer())
 	of = context.WithValue(of, arrivedOf{}, leave)
 	of = context.WithValue(of, cameFromOf{}, r.RemoteAddr)
-	c.h2.ServeConn(of, &noiseConn{Conn: conn, wire: up.wire}, r.RemoteAddr)
+	c.h2.ServeConn(of, conn, r.RemoteAddr)
 }
 
-func (c *Control) track(conn *controlbase.Conn) bool {
+func (c *Control) track(conn closer) bool {
 	c.conns.Lock()
 	defer c.conns.Unlock()
 	if c.conns.closed {
@@ -94,7 +86,7 @@ func (c *Control) track(conn *controlbase.Conn) bool {
 	return true
 }
 
-func (c *Control) untrack(conn *controlbase.Conn) {
+func (c *Control) untrack(conn closer) {
 	c.conns.Lock()
 	defer c.conns.Unlock()
 	delete(c.conns.open, conn)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -23,7 +24,11 @@ type probes struct {
 	waiting map[string]*probe // by token
 }
 
+// maxToken bounds what an answer is kept for, in bytes; rand.Text makes 26.
+const maxToken = 64
+
 type probe struct {
+	token   string
 	node    nodeID
 	machine key.MachinePublic
 	session *session
@@ -54,6 +59,9 @@ func (c *Control) probeRouters(ctx context.Context) {
 			return
 		}
 		for _, p := range c.probes.take(asked) {
+			if c.answeredElsewhere(ctx, p) {
+				continue
+			}
 			c.Log.Warn("a router does not answer; its routes go to another", "node", p.node)
 			c.live.drop(p.session, c.Now().Add(-c.Grace))
 		}
@@ -68,7 +76,8 @@ func (c *Control) askRouters() (tokens []string) {
 			if s == nil {
 				continue
 			}
-			token := c.probes.add(&probe{node: n.ID, machine: n.MachineKey, session: s})
+			token := rand.Text()
+			c.probes.add(&probe{token: token, node: n.ID, machine: n.MachineKey, session: s})
 			tokens = append(tokens, token)
 			select {
 			case s.ask <- token:
@@ -106,15 +115,13 @@ func sharingRouters(v *state.View) []*tailnet.Node {
 	return out
 }
 
-func (p *probes) add(q *probe) (token string) {
-	token = rand.Text()
+func (p *probes) add(q *probe) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.waiting == nil {
 		p.waiting = map[string]*probe{}
 	}
-	p.waiting[token] = q
-	return token
+	p.waiting[q.token] = q
 }
 
 // take gives those that were not answered, and forgets them.
@@ -141,11 +148,24 @@ func (p *probes) answered(token string, machine key.MachinePublic) bool {
 	return true
 }
 
+// answeredElsewhere reports whether a router that is silent here answered at another server. Where that cannot be found
+// out it is left alone: no route could be given to another either.
+func (c *Control) answeredElsewhere(ctx context.Context, p *probe) bool {
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	answered, err := c.Store.Answered(ctx, p.machine, p.token)
+	return answered || err != nil
+}
+
 // pingFrame is the question: the client answers with a HEAD request for the URL, over Noise (tailcfg.PingRequest).
-func pingFrame(token string, compress bool) mapper.Frame {
-	text, err := json.Marshal(tailcfg.MapResponse{PingRequest: &tailcfg.PingRequest{
-		URL: "https://unused/machine/ping-response?id=" + token, URLIsNoise: true,
-	}})
+// Clients hold a connection for each host of such URLs, so it is the host that they ask for in all else: a connection
+// of its own would cost a handshake, and go to any server behind a load balancer.
+func pingFrame(host, token string, compress bool) mapper.Frame {
+	if host == "" {
+		host = "unused"
+	}
+	where := url.URL{Scheme: "https", Host: host, Path: "/machine/ping-response", RawQuery: "id=" + token}
+	text, err := json.Marshal(tailcfg.MapResponse{PingRequest: &tailcfg.PingRequest{URL: where.String(), URLIsNoise: true}})
 	if err != nil {
 		panic("encoding a ping: " + err.Error())
 	}
@@ -153,9 +173,17 @@ func pingFrame(token string, compress bool) mapper.Frame {
 }
 
 func (c *Control) servePingResponse(w http.ResponseWriter, r *http.Request) {
-	if !c.probes.answered(r.URL.Query().Get("id"), machine(r.Context())) {
+	token := r.URL.Query().Get("id")
+	if len(token) > maxToken {
 		http.Error(w, "nobody waits for this answer", http.StatusNotFound)
 		return
+	}
+	if !c.probes.answered(token, machine(r.Context())) {
+		if err := c.Store.NoteAnswer(r.Context(), machine(r.Context()), token); err != nil {
+			c.Log.Warn("keeping the answer of a router for another server", "err", err)
+			http.Error(w, "the server cannot keep this answer now", http.StatusServiceUnavailable)
+			return
+		}
 	}
 	w.WriteHeader(http.StatusOK)
 }

@@ -39,6 +39,7 @@ type session struct {
 	cursor  atomic.Pointer[state.Edition] // what was sent last
 	online  bool                          // this poll makes the node count as connected
 
+	host string // which the client asked for, inside Noise
 	id   string
 	over atomic.Bool // the same node polls anew, or does not answer any more
 	ask  chan string // a token to ping the client with; capacity 1
@@ -88,7 +89,7 @@ func (s *session) run(ctx context.Context) {
 func (s *session) askNow() bool {
 	select {
 	case token := <-s.ask:
-		return s.out.send(pingFrame(token, s.out.compress))
+		return s.out.send(pingFrame(s.host, token, s.out.compress))
 	default:
 		return true
 	}
