@@ -28,9 +28,38 @@ type Settings struct {
 	PolicyElsewhere bool   `json:",omitempty"`
 	PolicyLink      string `json:",omitempty"`
 
+	// These are kept for programs that ask, and change nothing: the server issues no certificates, asks devices for no
+	// serial numbers, and lets nobody be in two tailnets.
+	HTTPS             bool   `json:",omitempty"`
+	PostureIdentities bool   `json:",omitempty"`
+	JoinElsewhere     string `json:",omitempty"` // the role that may: JoinNone (or nothing), JoinAdmin or JoinMember
+
+	Posture []PostureService `json:",omitempty"`
+
 	DNS      DNSSettings       `json:",omitzero"`
 	Contacts map[string]string `json:",omitempty"` // mail addresses by what they are for
 }
+
+// Who may join other tailnets.
+const (
+	JoinNone   = "none"
+	JoinAdmin  = "admin"
+	JoinMember = "member"
+)
+
+// PostureService is a device management service that an administrator has written down. Its secret is not kept: the
+// server asks no such service.
+type PostureService struct {
+	ID        string
+	Provider  string
+	CloudID   string    `json:",omitempty"`
+	ClientID  string    `json:",omitempty"`
+	TenantID  string    `json:",omitempty"`
+	ChangedAt time.Time `json:",omitzero"`
+}
+
+// postureProviders are the services that Tailscale's API knows.
+var postureProviders = []string{"falcon", "fleet", "huntress", "intune", "jamfpro", "kandji", "kolide", "sentinelone"}
 
 // DNSSettings are the parts of DNS that were set for one tailnet; nil: as the configuration says.
 type DNSSettings struct {
@@ -51,6 +80,7 @@ type Resolver struct {
 const (
 	MaxKeyDays     = 180
 	maxResolvers   = 100
+	maxPosture     = 100
 	maxDomains     = 500
 	maxSettingText = 1024
 )
@@ -71,7 +101,30 @@ func (s *Settings) Validate() error {
 			return fmt.Errorf("%w: the %s contact %q is not a mail address", ErrInvalid, what, mail)
 		}
 	}
+	if join := s.JoinElsewhere; join != "" && join != JoinNone && join != JoinAdmin && join != JoinMember {
+		return fmt.Errorf("%w: who may join other tailnets: %q, write none, admin or member", ErrInvalid, join)
+	}
+	if err := s.validatePosture(); err != nil {
+		return err
+	}
 	return s.DNS.validate()
+}
+
+func (s *Settings) validatePosture() error {
+	if len(s.Posture) > maxPosture {
+		return fmt.Errorf("%w device management services: %d, at most %d", ErrTooMany, len(s.Posture), maxPosture)
+	}
+	for _, p := range s.Posture {
+		if !slices.Contains(postureProviders, p.Provider) {
+			return fmt.Errorf("%w: provider %q: write one of %s", ErrInvalid, p.Provider, strings.Join(postureProviders, ", "))
+		}
+		for _, text := range []string{p.CloudID, p.ClientID, p.TenantID} {
+			if len(text) > maxSettingText || strings.ContainsAny(text, "\x00\r\n") {
+				return fmt.Errorf("%w: an ID of the device management service is longer than %d bytes, or more than a line", ErrInvalid, maxSettingText)
+			}
+		}
+	}
+	return nil
 }
 
 func (d *DNSSettings) validate() error {
@@ -130,6 +183,14 @@ func validateResolvers(list []Resolver) error {
 	return nil
 }
 
+// Rank is the place of a role among all, the highest first. No role is a member's.
+func Rank(role string) int {
+	if i := slices.Index(roles, role); i >= 0 {
+		return i
+	}
+	return len(roles) - 1
+}
+
 // Attribute is something that an administrator or a program knows of a node: "custom:ticket".
 type Attribute struct {
 	NodeID    NodeID
@@ -169,7 +230,7 @@ const (
 	UserNeedsApproval = "needs-approval"
 )
 
-// Roles are what a user may be.
+// Roles are what a user may be, the highest first.
 var roles = []string{"owner", "admin", "it-admin", "network-admin", "billing-admin", "auditor", "member"}
 
 // ValidateRole refuses what no user can be.

@@ -16,7 +16,7 @@ import (
 
 // things are objects of the default tailnet that operations are tried on.
 type things struct {
-	device, user, authKey, client, federated, webhook, service string
+	device, user, authKey, client, federated, webhook, service, integration string
 }
 
 // operation is one method of Tailscale's client, the request that it makes, and how it should end for a key that may do
@@ -40,17 +40,17 @@ var operations = []operation{
 	{"DevicePosture.ListIntegrations", "GET posture", "feature_settings:read", 0, func(w *world, c *tailscale.Client, o things) error {
 		return lose(c.DevicePosture().ListIntegrations(w.ctx))
 	}},
-	{"DevicePosture.CreateIntegration", "POST posture", "feature_settings", 501, func(w *world, c *tailscale.Client, o things) error {
-		return lose(c.DevicePosture().CreateIntegration(w.ctx, tailscale.CreatePostureIntegrationRequest{Provider: "intune"}))
+	{"DevicePosture.CreateIntegration", "POST posture", "feature_settings", 0, func(w *world, c *tailscale.Client, o things) error {
+		return lose(c.DevicePosture().CreateIntegration(w.ctx, tailscale.CreatePostureIntegrationRequest{Provider: "intune", ClientSecret: "secret"}))
 	}},
-	{"DevicePosture.UpdateIntegration", "PATCH posture/*", "feature_settings", 404, func(w *world, c *tailscale.Client, o things) error {
-		return lose(c.DevicePosture().UpdateIntegration(w.ctx, "1", tailscale.UpdatePostureIntegrationRequest{}))
+	{"DevicePosture.UpdateIntegration", "PATCH posture/*", "feature_settings", 0, func(w *world, c *tailscale.Client, o things) error {
+		return lose(c.DevicePosture().UpdateIntegration(w.ctx, o.integration, tailscale.UpdatePostureIntegrationRequest{CloudID: "us-2"}))
 	}},
-	{"DevicePosture.DeleteIntegration", "DELETE posture/*", "feature_settings", 404, func(w *world, c *tailscale.Client, o things) error {
-		return c.DevicePosture().DeleteIntegration(w.ctx, "1")
+	{"DevicePosture.DeleteIntegration", "DELETE posture/*", "feature_settings", 0, func(w *world, c *tailscale.Client, o things) error {
+		return c.DevicePosture().DeleteIntegration(w.ctx, o.integration)
 	}},
-	{"DevicePosture.GetIntegration", "GET posture/*", "feature_settings:read", 404, func(w *world, c *tailscale.Client, o things) error {
-		return lose(c.DevicePosture().GetIntegration(w.ctx, "1"))
+	{"DevicePosture.GetIntegration", "GET posture/*", "feature_settings:read", 0, func(w *world, c *tailscale.Client, o things) error {
+		return lose(c.DevicePosture().GetIntegration(w.ctx, o.integration))
 	}},
 
 	{"Devices.Get", "GET device/*", "devices:core:read", 0, func(w *world, c *tailscale.Client, o things) error { return lose(c.Devices().Get(w.ctx, o.device)) }},
@@ -232,6 +232,9 @@ func (w *world) things() things {
 		Scopes: []string{"dns"}, Issuer: "https://issuer.example.com", Subject: "x"}))
 	hook := must[*tailscale.Webhook](w.t)(w.admin.Webhooks().Create(w.ctx, tailscale.CreateWebhookRequest{
 		EndpointURL: "https://192.0.2.1/hook", Subscriptions: []tailscale.WebhookSubscriptionType{tailscale.WebhookNodeCreated}}))
+	posture := must[*tailscale.PostureIntegration](w.t)(w.admin.DevicePosture().CreateIntegration(w.ctx, tailscale.CreatePostureIntegrationRequest{
+		Provider: tailscale.PostureIntegrationProviderFalcon, CloudID: "us-1", ClientID: "id", ClientSecret: "secret"}))
+	o.integration = posture.ID
 	o.authKey, o.client, o.federated, o.webhook, o.service = authKey.ID, client.ID, federated.ID, hook.EndpointID, "svc:thing"
 	for _, err := range []error{
 		w.admin.VIPServices().CreateOrUpdate(w.ctx, tailscale.VIPService{Name: o.service}),

@@ -103,9 +103,9 @@ func operations() []operation {
 
 		{get, t + "/posture/integrations", "feature_settings" + read, listPosture},
 		{post, t + "/posture/integrations", "feature_settings", createPosture},
-		{get, "/posture/integrations/{integration}", "feature_settings" + read, onePosture},
-		{patch, "/posture/integrations/{integration}", "feature_settings", onePosture},
-		{del, "/posture/integrations/{integration}", "feature_settings", onePosture},
+		{get, "/posture/integrations/{integration}", "feature_settings" + read, getPosture},
+		{patch, "/posture/integrations/{integration}", "feature_settings", updatePosture},
+		{del, "/posture/integrations/{integration}", "feature_settings", deletePosture},
 	}
 	for _, services := range []string{t + "/vip-services", t + "/services"} { // older and newer name
 		list = append(list,

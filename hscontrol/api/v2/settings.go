@@ -1,6 +1,7 @@
 package v2
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -69,7 +70,8 @@ func (c *call) settingsAnswer(set *tailnet.Settings) (any, error) {
 	return &settings{
 		ACLsExternallyManagedOn: set.PolicyElsewhere, ACLsExternalLink: set.PolicyLink,
 		DevicesApprovalOn: set.DevicesApproval, DevicesAutoUpdatesOn: v != nil && v.Settings.AutoUpdate, DevicesKeyDurationDays: c.daysOf(set),
-		UsersApprovalOn: set.UsersApproval, UsersRoleAllowedToJoin: "none",
+		UsersApprovalOn: set.UsersApproval, UsersRoleAllowedToJoin: cmp.Or(set.JoinElsewhere, tailnet.JoinNone),
+		PostureIdentityCollectionOn: set.PostureIdentities, HTTPSEnabled: set.HTTPS,
 	}, nil
 }
 
@@ -91,6 +93,9 @@ func patchSettings(c *call) (any, error) {
 		put(&set.DevicesApproval, req.DevicesApprovalOn)
 		put(&set.KeyDays, req.DevicesKeyDurationDays)
 		put(&set.UsersApproval, req.UsersApprovalOn)
+		put(&set.JoinElsewhere, req.UsersRoleAllowedToJoin)
+		put(&set.PostureIdentities, req.PostureIdentityCollectionOn)
+		put(&set.HTTPS, req.HTTPSEnabled)
 		if req.DevicesAutoUpdatesOn != nil {
 			set.AutoUpdates = req.DevicesAutoUpdatesOn
 		}
@@ -116,20 +121,12 @@ func (p *settingsPatch) refused() error {
 	}{
 		{"networkFlowLoggingOn", "clients send flow logs to Tailscale's log service only, where this server cannot read them", p.NetworkFlowLoggingOn},
 		{"regionalRoutingOn", "of several subnet routers this server takes the first that is online, wherever it is", p.RegionalRoutingOn},
-		{"postureIdentityCollectionOn", "this server does not ask devices for serial numbers and hardware addresses", p.PostureIdentityCollectionOn},
-		{"httpsEnabled", "this server has no public DNS zone to prove names in, so devices cannot get certificates", p.HTTPSEnabled},
 	} {
 		if s.on != nil && *s.on {
 			return unsupported("%s cannot be switched on: %s", s.name, s.because)
 		}
 	}
-	switch role := p.UsersRoleAllowedToJoin; {
-	case role == nil || *role == "none":
-		return nil
-	case slices.Contains([]string{"admin", "member"}, *role):
-		return unsupported("usersRoleAllowedToJoinExternalTailnets can only be none: a user belongs to one tailnet of this server")
-	}
-	return invalid("usersRoleAllowedToJoinExternalTailnets can be none, admin or member, not %q", *p.UsersRoleAllowedToJoin)
+	return nil
 }
 
 // The contacts that there are.

@@ -135,15 +135,14 @@ func TestSettings(t *testing.T) {
 	}
 	no := false
 	for what, req := range map[string]tailscale.UpdateTailnetSettingsRequest{
-		"flow logs": {NetworkFlowLoggingOn: &yes}, "regional routing": {RegionalRoutingOn: &yes}, "HTTPS": {HTTPSEnabled: &yes},
-		"identities": {PostureIdentityCollectionOn: &yes}, "other tailnets": {UsersRoleAllowedToJoinExternalTailnets: tailscale.PointerTo(tailscale.RoleAllowedToJoinExternalTailnetsAdmin)},
+		"flow logs": {NetworkFlowLoggingOn: &yes}, "regional routing": {RegionalRoutingOn: &yes},
 	} {
 		req.DevicesKeyDurationDays = tailscale.PointerTo(9)
 		refused(t, what, settings.Update(w.ctx, req), http.StatusNotImplemented)
 	}
 	for what, req := range map[string]tailscale.UpdateTailnetSettingsRequest{
 		"no days": {DevicesKeyDurationDays: tailscale.PointerTo(0)}, "too many": {DevicesKeyDurationDays: tailscale.PointerTo(181)},
-		"no link": {ACLsExternalLink: tailscale.PointerTo("ftp:x")},
+		"no link": {ACLsExternalLink: tailscale.PointerTo("ftp:x")}, "no role": {UsersRoleAllowedToJoinExternalTailnets: tailscale.PointerTo(tailscale.RoleAllowedToJoinExternalTailnets("king"))},
 	} {
 		refused(t, what, settings.Update(w.ctx, req), http.StatusBadRequest)
 	}
