@@ -1,9 +1,10 @@
 package v2
 
 import (
+	"cmp"
 	"errors"
+	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/store"
@@ -43,6 +44,7 @@ type keyAnswer struct {
 	Created          time.Time         `json:"created"`
 	Updated          *time.Time        `json:"updated,omitempty"`
 	Expires          *time.Time        `json:"expires,omitempty"`
+	Revoked          *time.Time        `json:"revoked,omitempty"`
 	Invalid          bool              `json:"invalid,omitempty"`
 	Capabilities     *keyCapabilities  `json:"capabilities,omitempty"`
 	Scopes           []string          `json:"scopes,omitempty"`
@@ -51,7 +53,7 @@ type keyAnswer struct {
 	Audience         string            `json:"audience,omitempty"`
 	Issuer           string            `json:"issuer,omitempty"`
 	Subject          string            `json:"subject,omitempty"`
-	CustomClaimRules map[string]string `json:"customClaimRules,omitempty"`
+	CustomClaimRules map[string]string `json:"customClaimRules,omitzero"`
 }
 
 // keyRequest is one to make or change a key; which members it may have depends on its type.
@@ -84,8 +86,12 @@ func (c *call) authKeyAnswer(k *tailnet.PreAuthKey) *keyAnswer {
 	return a
 }
 
+// expires says until when a key is good. Clients read the seconds of each auth key: none stand for ever.
 func (a *keyAnswer) expires(at *time.Time) {
 	if at == nil {
+		if a.KeyType == kindAuth {
+			a.ExpirySeconds = new(int64)
+		}
 		return
 	}
 	utc := at.UTC()
@@ -111,7 +117,13 @@ func clientAnswer(k *tailnet.OAuthClient) *keyAnswer {
 	updated := k.UpdatedAt.UTC()
 	a := &keyAnswer{
 		ID: k.Prefix, KeyType: k.Kind, Description: k.Description, Created: k.CreatedAt.UTC(), Updated: &updated, Scopes: k.Scopes, Tags: k.Tags,
-		Audience: k.Audience, Issuer: k.Issuer, Subject: k.Subject, CustomClaimRules: k.Claims,
+		Issuer: k.Issuer, Subject: k.Subject,
+	}
+	if k.Kind == kindFederated {
+		a.Audience, a.CustomClaimRules = cmp.Or(k.Audience, k.Prefix), k.Claims
+		if a.CustomClaimRules == nil {
+			a.CustomClaimRules = map[string]string{}
+		}
 	}
 	a.user(k.UserID)
 	return a
@@ -219,11 +231,17 @@ func (c *call) key() (anyKey, error) {
 			return k, nil
 		}
 	}
-	return anyKey{}, absent("key " + strconv.Quote(id))
+	return anyKey{}, noKey(id)
 }
 
 func getKey(c *call) (any, error) {
 	k, err := c.key()
+	var none *refusal
+	if errors.As(err, &none) && none.status == http.StatusNotFound {
+		if gone, failed := c.goneKey(c.r.PathValue("key")); failed != nil || gone != nil {
+			return gone, failed
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -385,7 +403,7 @@ func setKey(c *call) (any, error) {
 	row.ID = k.client.ID
 	changed, err := c.cfg.Store.ChangeOAuthClient(c.ctx, row)
 	if errors.Is(err, tailnet.ErrNotFound) {
-		return nil, absent("key " + strconv.Quote(k.client.Prefix))
+		return nil, noKey(k.client.Prefix)
 	}
 	if err != nil {
 		return nil, err

@@ -44,7 +44,13 @@ func TestAuthKeys(t *testing.T) {
 	if resp := must[*tailcfg.RegisterResponse](t)(w.Node("late").Register(w.ctx, hstest.WithKey(k.Key))); resp.Error == "" {
 		t.Error("a deleted key still lets nodes in")
 	}
-	refused(t, "a deleted key", lose(keys.Get(w.ctx, k.ID)), http.StatusNotFound)
+	gone := must[*tailscale.Key](t)(keys.Get(w.ctx, k.ID))
+	if !gone.Invalid || gone.Revoked.IsZero() || gone.KeyType != "auth" || gone.Created != k.Created || !gone.Capabilities.Devices.Create.Reusable || gone.ExpirySeconds == nil {
+		t.Errorf("a deleted key: got %+v, want it as it was, and revoked", gone)
+	}
+	refused(t, "a deleted key, once more", keys.Delete(w.ctx, k.ID), http.StatusNotFound)
+	refused(t, "a deleted key, of another tailnet", lose(w.client(w.key(tailnet.APIKey{TailnetID: w.other.ID, Scopes: []string{"all"}}), "").Keys().Get(w.ctx, k.ID)), http.StatusNotFound)
+	refused(t, "a deleted key, without its scope", lose(w.client(w.key(tailnet.APIKey{Scopes: []string{"oauth_keys:read"}}), "").Keys().Get(w.ctx, k.ID)), http.StatusNotFound)
 
 	plain := must[*tailscale.Key](t)(keys.CreateAuthKey(w.ctx, tailscale.CreateKeyRequest{}))
 	if days := time.Until(plain.Expires).Hours() / 24; days < 89 || days > 90 {

@@ -1,6 +1,7 @@
 package v2
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/url"
@@ -149,7 +150,7 @@ func getStream(c *call) (any, error) {
 		return nil, err
 	}
 	return &stream{LogType: "configuration", DestinationType: s.Notes["destinationType"], URL: s.URL, User: s.User,
-		UploadPeriodMinutes: noted(s.Notes["uploadPeriodMinutes"]), CompressionFormat: s.Notes["compressionFormat"]}, nil
+		UploadPeriodMinutes: noted(s.Notes["uploadPeriodMinutes"]), CompressionFormat: cmp.Or(s.Notes["compressionFormat"], "none")}, nil
 }
 
 // noted is a number that was kept as a text; zero for none.
