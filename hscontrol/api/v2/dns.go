@@ -3,22 +3,16 @@ package v2
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
-// resolver is a nameserver as Tailscale's API writes it.
-type resolver struct {
-	Address         string `json:"address"`
-	UseWithExitNode bool   `json:"useWithExitNode,omitempty"`
-}
-
-// dnsNow is what the tailnet's nodes are told of DNS now, by whoever said it: the configuration or this API.
+// dnsNow is what the tailnet's nodes are told of DNS now, by whoever said it: the configuration or this API. What there is
+// none of is left out, as by Tailscale's.
 type dnsNow struct {
-	Nameservers []resolver            `json:"nameservers"`
-	SplitDNS    map[string][]resolver `json:"splitDNS"`
-	SearchPaths []string              `json:"searchPaths"`
+	Nameservers []resolver            `json:"nameservers,omitempty"`
+	SplitDNS    map[string][]resolver `json:"splitDNS,omitempty"`
+	SearchPaths []string              `json:"searchPaths,omitempty"`
 	Preferences dnsPreferences        `json:"preferences"`
 }
 
@@ -58,38 +52,6 @@ func (c *call) changeDNS(change func(*tailnet.DNSSettings)) (*dnsNow, error) {
 	return c.dns()
 }
 
-func written(list []tailnet.Resolver) []resolver {
-	out := make([]resolver, len(list))
-	for i, r := range list {
-		out[i] = resolver{r.Address, r.ViaExitNode}
-	}
-	return out
-}
-
-func understood(list []resolver) []tailnet.Resolver {
-	out := make([]tailnet.Resolver, len(list))
-	for i, r := range list {
-		out[i] = tailnet.Resolver{Address: strings.TrimSpace(r.Address), ViaExitNode: r.UseWithExitNode}
-	}
-	return out
-}
-
-func addressesOf(list []resolver) []string {
-	out := make([]string, len(list))
-	for i, r := range list {
-		out[i] = r.Address
-	}
-	return out
-}
-
-func plainResolvers(addrs []string) []tailnet.Resolver {
-	out := make([]tailnet.Resolver, len(addrs))
-	for i, a := range addrs {
-		out[i].Address = strings.TrimSpace(a)
-	}
-	return out
-}
-
 func getNameservers(c *call) (any, error) {
 	now, err := c.dns()
 	if err != nil {
@@ -100,7 +62,7 @@ func getNameservers(c *call) (any, error) {
 
 func setNameservers(c *call) (any, error) {
 	var req struct {
-		DNS *[]string `json:"dns"`
+		DNS *[]wish `json:"dns"`
 	}
 	if err := c.read(&req); err != nil {
 		return nil, err
@@ -108,12 +70,15 @@ func setNameservers(c *call) (any, error) {
 	if req.DNS == nil {
 		return nil, invalid("say which nameservers in dns: a list, which may be empty")
 	}
-	list := plainResolvers(*req.DNS)
-	now, err := c.changeDNS(func(d *tailnet.DNSSettings) { d.Nameservers = &list })
+	now, err := c.dns()
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"dns": addressesOf(now.Nameservers), "magicDNS": now.Preferences.MagicDNS}, nil
+	list := granted(*req.DNS, now.Nameservers)
+	if now, err = c.changeDNS(func(d *tailnet.DNSSettings) { d.Nameservers = &list }); err != nil {
+		return nil, err
+	}
+	return map[string]any{"dns": asWished(anyWhole(*req.DNS), now.Nameservers), "magicDNS": now.Preferences.MagicDNS}, nil
 }
 
 func getSearchPaths(c *call) (any, error) {
@@ -167,18 +132,21 @@ func setDNSPreferences(c *call) (any, error) {
 }
 
 // splitAnswer is which nameservers are asked for names below which domain.
-func splitAnswer(now *dnsNow, err error) (any, error) {
+func splitAnswer(now *dnsNow, whole bool) any {
+	out := map[string]any{}
+	for domain, list := range now.SplitDNS {
+		out[domain] = asWished(whole, list)
+	}
+	return out
+}
+
+func getSplitDNS(c *call) (any, error) {
+	now, err := c.dns()
 	if err != nil {
 		return nil, err
 	}
-	out := map[string][]string{}
-	for domain, list := range now.SplitDNS {
-		out[domain] = addressesOf(list)
-	}
-	return out, nil
+	return splitAnswer(now, false), nil
 }
-
-func getSplitDNS(c *call) (any, error) { return splitAnswer(c.dns()) }
 
 // setSplitDNS replaces all; patchSplitDNS only the domains that it names, and forgets those that it names with null or
 // an empty list.
@@ -187,7 +155,7 @@ func setSplitDNS(c *call) (any, error) { return c.changeSplitDNS(false) }
 func patchSplitDNS(c *call) (any, error) { return c.changeSplitDNS(true) }
 
 func (c *call) changeSplitDNS(patch bool) (any, error) {
-	var req map[string][]string
+	var req map[string][]wish
 	if err := c.read(&req); err != nil {
 		return nil, err
 	}
@@ -198,7 +166,8 @@ func (c *call) changeSplitDNS(patch bool) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return splitAnswer(c.changeDNS(func(d *tailnet.DNSSettings) {
+	whole := false
+	then, err := c.changeDNS(func(d *tailnet.DNSSettings) {
 		split := map[string][]tailnet.Resolver{}
 		switch {
 		case patch && d.Split != nil:
@@ -213,10 +182,15 @@ func (c *call) changeSplitDNS(patch bool) (any, error) {
 				delete(split, domain)
 				continue
 			}
-			split[domain] = plainResolvers(list)
+			split[domain] = granted(list, now.SplitDNS[domain])
+			whole = whole || anyWhole(list)
 		}
 		d.Split = &split
-	}))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return splitAnswer(then, whole), nil
 }
 
 func getDNS(c *call) (any, error) { return c.dns() }
