@@ -157,7 +157,7 @@ func nameDevice(c *call, n *tailnet.Node) error {
 	return err
 }
 
-// tagDevice replaces a device's tags. Without any it belongs again to the user on whose behalf the key is.
+// tagDevice replaces a device's tags. Without any it belongs to a user again; see heir.
 func tagDevice(c *call, n *tailnet.Node) error {
 	var req struct {
 		Tags []string `json:"tags"`
@@ -172,14 +172,47 @@ func tagDevice(c *call, n *tailnet.Node) error {
 		_, err := c.cfg.Store.SetNodeTags(c.ctx, n.ID, req.Tags)
 		return err
 	}
-	switch {
-	case !n.IsTagged():
+	if !n.IsTagged() {
 		return nil
-	case c.caller.User == 0:
-		return invalid("a device without tags needs an owner, and this key belongs to no user: use a user's key, or headscale nodes move")
 	}
-	_, err := c.cfg.Store.MoveNode(c.ctx, n.ID, c.caller.User)
+	owner, err := c.heir(n)
+	if err != nil {
+		return err
+	}
+	_, err = c.cfg.Store.MoveNode(c.ctx, n.ID, owner)
 	return err
+}
+
+// heir is whose a device is when it loses its tags: the user's on whose behalf the caller's key is. A key that may do
+// everything and belongs to no user gives it to the user whose pre-auth key let it in, else to the first of those with
+// the highest role. Another key may not decide that, since the device would reach what its user reaches.
+func (c *call) heir(n *tailnet.Node) (tailnet.UserID, error) {
+	if c.caller.User != 0 {
+		return c.caller.User, nil
+	}
+	if !c.caller.May(tailnet.ScopeAll) {
+		return 0, invalid("a device without tags needs an owner, and this key belongs to no user: use a user's key, or headscale nodes move")
+	}
+	if n.AuthKeyID != 0 {
+		keys, err := c.cfg.Store.ListPreAuthKeys(c.ctx, store.KeyFilter{TailnetID: n.TailnetID, IDs: []tailnet.KeyID{n.AuthKeyID}})
+		if err != nil {
+			return 0, err
+		}
+		if len(keys) == 1 && keys[0].UserID != 0 {
+			return keys[0].UserID, nil
+		}
+	}
+	users, err := c.cfg.Store.ListUsers(c.ctx, store.UserFilter{TailnetID: n.TailnetID})
+	if err != nil {
+		return 0, err
+	}
+	users = slices.DeleteFunc(slices.Clone(users), func(u *tailnet.User) bool { return u.Status != tailnet.UserActive })
+	if len(users) == 0 {
+		return 0, invalid("a device without tags needs an owner, and the tailnet has no user: delete the device, or make a user first")
+	}
+	return slices.MinFunc(users, func(a, b *tailnet.User) int {
+		return cmp.Or(cmp.Compare(tailnet.Rank(a.Role), tailnet.Rank(b.Role)), cmp.Compare(a.ID, b.ID))
+	}).ID, nil
 }
 
 // mayTag refuses tags that the policy does not know, or that are not the caller's.

@@ -80,7 +80,8 @@ func TestDevices(t *testing.T) {
 
 	refused(t, "a name with a space", devices.SetName(w.ctx, id, "a b"), http.StatusBadRequest)
 	refused(t, "a tag that the policy does not know", devices.SetTags(w.ctx, id, []string{"tag:unheard"}), http.StatusBadRequest)
-	refused(t, "no tags, without a user", devices.SetTags(w.ctx, id, nil), http.StatusBadRequest)
+	narrow := w.client(w.key(tailnet.APIKey{Scopes: []string{"devices:core"}, Tags: []string{"tag:web"}}), "")
+	refused(t, "no tags, by a key that may not say whose the device is", narrow.Devices().SetTags(w.ctx, id, nil), http.StatusBadRequest)
 	refused(t, "an address of elsewhere", devices.SetIPv4Address(w.ctx, id, "192.0.2.1"), http.StatusBadRequest)
 	refused(t, "no address", devices.SetIPv4Address(w.ctx, id, "x"), http.StatusBadRequest)
 	refused(t, "host bits", devices.SetSubnetRoutes(w.ctx, id, []string{"10.7.0.1/24"}), http.StatusBadRequest)
