@@ -18,6 +18,7 @@ package api
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -123,6 +124,7 @@ type Server struct {
 	guard   *access.Guard
 	ahead   ahead
 	shown   shown
+	buffers sync.Pool // of *[]byte, for answers
 	streams *eventStreams
 }
 

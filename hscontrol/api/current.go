@@ -155,6 +155,18 @@ func (s *Server) nodeNow(ctx context.Context, id tailnet.NodeID) (*tailnet.Node,
 	return s.cfg.Store.GetNode(ctx, id) // it is new, or gone
 }
 
+// newestPolicy is the newest version of a tailnet's policy, nil where there has never been one.
+func (s *Server) newestPolicy(ctx context.Context, id tailnet.ID) (*tailnet.PolicyVersion, error) {
+	now, err := s.current(ctx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case now != nil:
+		return now.Policy, nil
+	}
+	return s.cfg.Store.GetPolicy(ctx, id)
+}
+
 // namesOf is what the message of one node refers to.
 func (s *Server) namesOf(ctx context.Context, node *tailnet.Node) (*names, error) {
 	now, err := s.current(ctx, node.TailnetID)

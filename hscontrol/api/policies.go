@@ -47,7 +47,7 @@ func (s *Server) GetPolicy(ctx context.Context, req *headscalev1.GetPolicyReques
 
 // inForce is the version that is in force: the newest one that can be used.
 func (s *Server) inForce(ctx context.Context, t *tailnet.Tailnet) (*tailnet.PolicyVersion, error) {
-	p, err := s.cfg.Store.GetPolicy(ctx, t.ID)
+	p, err := s.newestPolicy(ctx, t.ID)
 	if err != nil {
 		return nil, err
 	}

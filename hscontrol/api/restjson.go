@@ -19,6 +19,9 @@ import (
 // flushAt is how much of an answer is kept before it is sent.
 const flushAt = 32 << 10
 
+// maxBuffer is the largest one that is used again; a long policy makes larger ones.
+const maxBuffer = 4 * flushAt
+
 // maxShared bounds how many texts are kept to be written again.
 const maxShared = 1000
 
@@ -37,10 +40,19 @@ type jsonWriter struct {
 
 // writeJSON writes an answer. What goes wrong goes wrong for somebody who hung up.
 func (s *Server) writeJSON(w http.ResponseWriter, m proto.Message, st style) {
-	j := &jsonWriter{style: st, out: w, shown: &s.shown, buf: make([]byte, 0, flushAt+4<<10), shared: map[proto.Message]string{}}
+	buf, there := s.buffers.Get().(*[]byte)
+	if !there {
+		fresh := make([]byte, 0, flushAt+4<<10)
+		buf = &fresh
+	}
+	j := &jsonWriter{style: st, out: w, shown: &s.shown, buf: *buf, shared: map[proto.Message]string{}}
 	j.message(m.ProtoReflect(), true)
 	j.buf = append(j.buf, '\n')
 	j.flush()
+	if cap(j.buf) <= maxBuffer {
+		*buf = j.buf
+		s.buffers.Put(buf)
+	}
 }
 
 func (j *jsonWriter) flush() {

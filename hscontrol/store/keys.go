@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"reflect"
@@ -98,29 +99,63 @@ func checkTags(tags []string) ([]string, error) {
 	return slices.Compact(tags), nil
 }
 
+const selectKeys = "SELECT id, tailnet_id, user_id, prefix, hash, description, reusable, ephemeral, preauthorized, used, tags, expiration, created_at FROM pre_auth_keys"
+
 // ListPreAuthKeys returns the keys that the filter chooses, oldest first.
 func (s *Store) ListPreAuthKeys(ctx context.Context, f KeyFilter) ([]*tailnet.PreAuthKey, error) {
-	q := s.orm.WithContext(ctx).Order("id")
-	if f.TailnetID != 0 {
-		q = q.Where("tailnet_id = ?", int64(f.TailnetID))
-	}
-	if f.UserID != 0 {
-		q = q.Where("user_id = ?", int64(f.UserID))
-	}
-	if f.IDs != nil {
-		q = q.Where("id IN ?", f.IDs)
-	}
-	if f.After != 0 {
-		q = q.Where("id > ?", int64(f.After))
-	}
+	where, args := f.where()
+	query := selectKeys + where + " ORDER BY id"
 	if f.Limit > 0 {
-		q = q.Limit(f.Limit)
+		query, args = query+" LIMIT ?", append(args, f.Limit)
 	}
-	var keys []*tailnet.PreAuthKey
-	if err := q.Find(&keys).Error; err != nil {
+	rows, err := s.reads.QueryContext(ctx, s.engine.rebind(query), args...)
+	if err != nil {
+		return nil, fmt.Errorf("listing pre-auth keys: %w", s.engine.explain(err))
+	}
+	keys, err := scanKeys(rows)
+	if err != nil {
 		return nil, fmt.Errorf("listing pre-auth keys: %w", s.engine.explain(err))
 	}
 	return keys, nil
+}
+
+func (f *KeyFilter) where() (string, []any) {
+	var where []string
+	var args []any
+	add := func(condition string, values ...any) {
+		where, args = append(where, condition), append(args, values...)
+	}
+	if f.TailnetID != 0 {
+		add("tailnet_id = ?", int64(f.TailnetID))
+	}
+	if f.UserID != 0 {
+		add("user_id = ?", int64(f.UserID))
+	}
+	if len(f.IDs) > 0 {
+		add("id IN ("+marks(len(f.IDs))+")", signed(f.IDs)...)
+	} else if f.IDs != nil {
+		add("1 = 0") // none of them
+	}
+	if f.After != 0 {
+		add("id > ?", int64(f.After))
+	}
+	if len(where) == 0 {
+		return "", nil
+	}
+	return " WHERE " + strings.Join(where, " AND "), args
+}
+
+func scanKeys(rows *sql.Rows) (keys []*tailnet.PreAuthKey, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		k := &tailnet.PreAuthKey{}
+		if err := rows.Scan(number(&k.ID), number(&k.TailnetID), ref(&k.UserID), &k.Prefix, &k.Hash, &k.Description,
+			flag(&k.Reusable), flag(&k.Ephemeral), flag(&k.Preauthorized), flag(&k.Used), list(&k.Tags), maybe(&k.Expiration), instant(&k.CreatedAt)); err != nil {
+			return nil, fmt.Errorf("table pre_auth_keys, row %d: %w", k.ID, err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, rows.Err()
 }
 
 // keptKeys is how many pre-auth keys are kept in memory.
