@@ -39,9 +39,10 @@ func (s *Server) withOrigins(next http.Handler) http.Handler {
 	})
 }
 
-// forPrograms tells the API, and what is asked beside it, from pages.
+// forPrograms tells the API, and what is asked beside it, from pages. A page that is a client itself (SSH in a browser)
+// asks for the key; the rest of what it says goes by WebSocket, to which none of this applies.
 func forPrograms(path string) bool {
-	return strings.HasPrefix(path, "/api/") || path == "/health" || path == "/version" || strings.HasPrefix(path, "/swagger/")
+	return strings.HasPrefix(path, "/api/") || slices.Contains([]string{"/health", "/version", "/key"}, path) || strings.HasPrefix(path, "/swagger/")
 }
 
 // withPages shows the files of ui.static_dirs.

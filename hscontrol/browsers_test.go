@@ -49,6 +49,7 @@ func TestOrigins(t *testing.T) {
 		{"a call of another", "GET", "/api/v1/node", other, 401, false},
 		{"health", "GET", "/health", ui, 200, true},
 		{"version", "GET", "/version", ui, 200, true},
+		{"the key, by a client in a page", "GET", "/key?v=130", ui, 200, true},
 		{"a page", "GET", "/windows", ui, 200, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
