@@ -86,7 +86,8 @@ func (c *call) authKeyAnswer(k *tailnet.PreAuthKey) *keyAnswer {
 	return a
 }
 
-// expires says until when a key is good. Clients read the seconds of each auth key: none stand for ever.
+// expires says until when a key is good. Clients read the seconds of each auth key: none stand for ever. They are those
+// that were asked for, and the times fit them, though writing the key down took some while.
 func (a *keyAnswer) expires(at *time.Time) {
 	if at == nil {
 		if a.KeyType == kindAuth {
@@ -97,6 +98,9 @@ func (a *keyAnswer) expires(at *time.Time) {
 	utc := at.UTC()
 	seconds := int64(at.Sub(a.Created).Round(time.Second) / time.Second)
 	a.Expires, a.ExpirySeconds = &utc, &seconds
+	if a.KeyType == kindAuth && !a.Created.IsZero() {
+		a.Created = utc.Add(-time.Duration(seconds) * time.Second)
+	}
 }
 
 func (a *keyAnswer) user(id tailnet.UserID) {
@@ -321,7 +325,7 @@ func (c *call) createAuthKey(req *keyRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := c.cfg.Now().Add(life).UTC().Truncate(time.Second)
+	at := c.cfg.Now().Add(life).UTC()
 	k, secret, err := c.cfg.Store.CreatePreAuthKey(c.ctx, tailnet.PreAuthKey{
 		TailnetID: c.tailnet.ID, UserID: owner, Description: req.Description, Tags: tags, Expiration: &at,
 		Reusable: create.Reusable, Ephemeral: create.Ephemeral, Preauthorized: create.Preauthorized,
