@@ -10,7 +10,7 @@ import (
 // A map is mostly records of peers, and most of them are told to everybody in the same words. So they are compressed in
 // blocks, each once, and a map is put together from frames one after another, which a zstd stream may be:
 //
-//	| own head, up to "Peers":[ | block | block | the block with the viewer, made afresh | … | the last record, and the rest |
+//	| own head, up to "Peers":[ | block | block, up to the viewer | a short run, made afresh | the rest of that block | … | the last record, and the rest |
 //
 // Every frame before the last ends with a comma after its last record. A change of many nodes is told in the same way
 // to each of them.
@@ -18,6 +18,9 @@ import (
 // blockSize is how many places of the list of nodes make a block. Smaller blocks compress worse: 64 cost a tenth more
 // bytes than one frame.
 const blockSize = 64
+
+// runSize is how many places of a block are made afresh for the viewer who is among them.
+const runSize = 16
 
 // least is how many texts a shared block has at least: fewer are compressed again with what stands around them, which
 // costs less than the bytes of another frame.

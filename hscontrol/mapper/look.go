@@ -95,17 +95,19 @@ func (l *looked) without(id tailnet.NodeID) []*block {
 	return without(l.blocks, l.starts, i)
 }
 
-// without are blocks less the ith text of all.
+// without are blocks less the ith text of all. The block that had it falls apart: only a short run around it is the
+// viewer's own, what comes before and after that is shared by the viewers whose texts are near.
 func without(blocks []*block, starts []int, i int) []*block {
 	k, found := slices.BinarySearch(starts, i)
 	if !found {
 		k--
 	}
 	i -= starts[k]
-	blocks = slices.Clone(blocks)
-	if len(blocks[k].texts) == 1 {
-		return slices.Delete(blocks, k, k+1)
-	}
-	blocks[k] = &block{texts: slices.Delete(slices.Clone(blocks[k].texts), i, i+1)}
-	return blocks
+	texts, shared := blocks[k].texts, blocks[k].shared
+	from := i / runSize * runSize
+	to := min(from+runSize, len(texts))
+	own := slices.Delete(slices.Clone(texts[from:to]), i-from, i-from+1)
+	parts := []*block{{texts: texts[:from], shared: shared}, {texts: own}, {texts: texts[to:], shared: shared}}
+	parts = slices.DeleteFunc(parts, func(b *block) bool { return len(b.texts) == 0 })
+	return slices.Replace(slices.Clone(blocks), k, k+1, parts...)
 }
