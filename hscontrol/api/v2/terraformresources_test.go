@@ -395,4 +395,3 @@ var resources = []managed{
 		destroy: func(m *manager, id string) error { return m.Webhooks().Delete(m.w.ctx, id) },
 	},
 }
-
