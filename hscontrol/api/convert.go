@@ -168,7 +168,7 @@ func (n *names) nodeAnew(node *tailnet.Node) *headscalev1.Node {
 		IpAddresses:       texts(node.Addrs()),
 		Name:              node.Hostname,
 		User:              n.owner(node),
-		LastSeen:          timestamp(node.LastSeen),
+		LastSeen:          timestamp(n.lastSeen(node)),
 		Expiry:            timestamp(node.Expiry),
 		CreatedAt:         timestamp(&node.CreatedAt),
 		RegisterMethod:    registerMethods[node.RegisterMethod],
@@ -199,6 +199,22 @@ func (n *names) nodeAnew(node *tailnet.Node) *headscalev1.Node {
 		m.Os, m.ClientVersion = h.OS, h.IPNVersion
 	}
 	return m
+}
+
+// lastSeen of a node that is here is now, as up to headscale 0.22: older interfaces tell by it who is, and exporters who
+// has been gone for long. It is told to the minute, so that two lists in a row are the same.
+func (n *names) lastSeen(node *tailnet.Node) *time.Time {
+	if !node.Online {
+		return node.LastSeen
+	}
+	at := n.now.Truncate(time.Minute)
+	if at.Before(node.CreatedAt) {
+		at = node.CreatedAt
+	}
+	if node.LastSeen != nil && at.Before(*node.LastSeen) {
+		return node.LastSeen
+	}
+	return &at
 }
 
 // owner is the user of the node. Clients and older interfaces expect one of tagged nodes too.

@@ -53,6 +53,7 @@ func TestNodeMessage(t *testing.T) {
 		User:              alice,
 		PreAuthKey:        shown,
 		CreatedAt:         timestamppb.New(start),
+		LastSeen:          timestamppb.New(start), // it is here
 		RegisterMethod:    headscalev1.RegisterMethod_REGISTER_METHOD_AUTH_KEY,
 		Online:            true,
 		Tailnet:           "default",
