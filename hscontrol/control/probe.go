@@ -174,7 +174,7 @@ func pingFrame(host, token string, compress bool) mapper.Frame {
 
 func (c *Control) servePingResponse(w http.ResponseWriter, r *http.Request) {
 	token := r.URL.Query().Get("id")
-	if len(token) > maxToken {
+	if token == "" || len(token) > maxToken {
 		http.Error(w, "nobody waits for this answer", http.StatusNotFound)
 		return
 	}

@@ -2,6 +2,7 @@ package hstest_test
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -192,6 +193,74 @@ func TestOnlineAndRoutesAcrossServers(t *testing.T) {
 	third.Use(p.b)
 	third.Poll()
 	pv.Await("the third to be online again", func(m *hstest.Netmap) bool { return *m.Peer("third").Online })
+}
+
+// A client may answer the question whether it is there on another connection than it was asked on, which a load balancer
+// gives to another server: it keeps its route all the same.
+func TestRouterAnswersAtAnotherServer(t *testing.T) {
+	p := startPair(t, func(cfg *config.Config) {
+		cfg.Node.HAProbeInterval, cfg.Node.HAProbeTimeout = 100*time.Millisecond, 2*time.Second
+	})
+	secret := p.a.Key(p.a.User("anna"))
+	route := netip.MustParsePrefix("10.9.0.0/24")
+	asked := make(chan string, 100)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, name := range []string{"first", "second"} {
+		n := p.a.Node(name)
+		n.Hostinfo.RoutableIPs = []netip.Prefix{route}
+		n.Join(secret)
+		poll := n.Poll()
+		if _, err := p.a.Store().ApproveRoutes(hstest.Context(t), tailnet.NodeID(poll.Netmap.Node.ID), []netip.Prefix{route}); err != nil {
+			t.Fatal(err)
+		}
+		elsewhere := p.b.Node(name) // the same machine
+		elsewhere.Machine, elsewhere.Key = n.Machine, n.Key
+		poll.Pings = func(url string) {
+			req, err := http.NewRequestWithContext(hstest.Context(t), http.MethodHead, url, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := elsewhere.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			asked <- name
+		}
+		wg.Go(func() {
+			for poll.Next() == nil {
+			}
+			asked <- name + " was given up"
+		})
+		defer poll.Close()
+	}
+	for range 6 { // three rounds: the first two were judged
+		if got := <-asked; strings.Contains(got, "given up") {
+			t.Fatalf("%s, although it answered at the other server", got)
+		}
+	}
+	row, err := p.a.Store().GetNode(hstest.Context(t), 1)
+	if err != nil || !slices.Contains(row.PrimaryRoutes, route) {
+		t.Errorf("got primary routes %v and %v of the first router, want %v as before", row.PrimaryRoutes, err, route)
+	}
+	// A machine that serves no route leaves nothing behind, whatever it says.
+	stranger := p.b.Node("stranger")
+	stranger.Join(secret)
+	req, err := http.NewRequestWithContext(hstest.Context(t), http.MethodHead, "https://unused/machine/ping-response?id=abc", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := stranger.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if rows := p.db.SQL("test1", "SELECT count(*) FROM probe_answers"); rows != "2" {
+		t.Errorf("got %s answers in the database, want one of each router", rows)
+	}
 }
 
 // heardWithin has a node change its endpoint at one server and gives how long a poll at the other waits for it.

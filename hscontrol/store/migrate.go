@@ -24,6 +24,7 @@ var migrations = [][]string{
 	grants,
 	ledger,
 	settings,
+	probeAnswers,
 }
 
 // oldestProgram is the least version of the schema that a program must know to use a database that this program

@@ -32,6 +32,9 @@ func (s *Store) PurgeExpired(ctx context.Context) error {
 		if err := t.forgetDead(); err != nil {
 			return err
 		}
+		if err := t.forgetAnswers(); err != nil {
+			return err
+		}
 		if err := t.purgeDeliveries(); err != nil {
 			return err
 		}
