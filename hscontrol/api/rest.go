@@ -26,6 +26,7 @@ import (
 //	restroutes.go    method and path -> rpc; older names of both
 //	restrequest.go   path, query and body -> request message
 //	restjson.go      answer -> JSON; restolder.go: as older releases wrote it
+//	restfresh.go     keys that were just made, for those who made them
 //	restmatch.go     ETag and If-Match of policies
 //	restfault.go     refusal -> problem+json
 //	events.go        what happens, as it happens
@@ -39,12 +40,13 @@ type gateway struct {
 	server  *Server
 	methods map[string]grpc.MethodDesc
 	mux     *http.ServeMux
+	fresh   *fresh
 }
 
 // REST is the service over HTTP, for paths that begin with /api/v1 or /swagger. Each call needs an API key,
 // "Authorization: Bearer hskey-api-…".
 func (s *Server) REST() http.Handler {
-	g := &gateway{server: s, methods: map[string]grpc.MethodDesc{}, mux: http.NewServeMux()}
+	g := &gateway{server: s, methods: map[string]grpc.MethodDesc{}, mux: http.NewServeMux(), fresh: &fresh{keys: map[uint64]freshKey{}}}
 	for _, m := range headscalev1.HeadscaleService_ServiceDesc.Methods {
 		g.methods[m.MethodName] = m
 	}
@@ -80,6 +82,9 @@ func (g *gateway) handle(op operation) http.Handler {
 				refuse(w, r, toStatus(err))
 				return
 			}
+		}
+		if !style.bare {
+			g.fresh.note(r, resp, g.server.cfg.Now())
 		}
 		tag(w.Header(), resp)
 		w.Header().Set("Content-Type", "application/json")
