@@ -19,6 +19,7 @@ func FuzzBodies(f *testing.F) {
 		"PATCH " + own + "/device-attributes", "POST " + own + "/keys", "POST " + own + "/dns/configuration", "PATCH " + own + "/dns/split-dns",
 		"PATCH " + own + "/settings", "PATCH " + own + "/contacts/account", "POST " + own + "/webhooks", "POST " + own + "/user-invites",
 		"PUT " + own + "/vip-services/svc:x", "PUT " + own + "/logging/configuration/stream", "POST " + own + "/acl/validate", "POST " + own + "/acl",
+		"POST " + own + "/acl/preview?type=user&previewFor=odin@example.com",
 	}
 	for i, body := range []string{
 		`{"name":"box"}`, `{"tags":["tag:web"]}`, `{"routes":["10.0.0.0/24"]}`, `{"ipv4":"100.64.0.9"}`, `{"value":1e400,"expiry":"0001-01-01T00:00:00Z"}`,

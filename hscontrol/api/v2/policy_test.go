@@ -83,3 +83,35 @@ func TestPolicyInAFile(t *testing.T) {
 		t.Errorf("reading it: %v", err)
 	}
 }
+
+// Which rules of a policy concern whom, as programs ask that show what a change would do.
+func TestPolicyPreview(t *testing.T) {
+	w := newWorld(t)
+	w.SetPolicy(policyText)
+	_, id := w.node("box")
+	const proposal = "{\n\t\"acls\": [\n\t\t{\"action\": \"accept\", \"src\": [\"odin@example.com\"], \"dst\": [\"*:22\"]}, // where he looks\n\t],\n}"
+	told := func(query, body string) string {
+		status, answer := w.ask("POST", "/tailnet/-/acl/preview?"+query, body)
+		return fmt.Sprint(status, " ", strings.TrimSpace(answer))
+	}
+	const found = `[{"users":["odin@example.com"],"ports":["*:22"],"lineNumber":3,"postures":[]}]`
+	at := w.row(id).IPv4.String()
+	for _, ask := range []struct{ query, body, want string }{
+		{"type=user&previewFor=odin@example.com", proposal, `200 {"matches":` + found + `,"type":"user","previewFor":"odin@example.com","postures":{}}`},
+		{"type=ipport&previewFor=" + at + ":22", proposal, `200 {"matches":` + found + `,"type":"ipport","previewFor":"` + at + `:22","postures":{}}`},
+		{"type=ipport&previewFor=" + at + ":23", proposal, `200 {"matches":[],"type":"ipport","previewFor":"` + at + `:23","postures":{}}`},
+		{"type=user&previewFor=odin@example.com", "", `200 {"matches":[{"users":["*"],"ports":["*:*"],"lineNumber":4,"postures":[]}],"type":"user","previewFor":"odin@example.com","postures":{}}`},
+		{"type=user&previewFor=loki@example.com", proposal, "400 "},
+		{"type=ipport&previewFor=" + at, proposal, "400 "},
+		{"type=user", proposal, "400 "},
+		{"type=tailnet&previewFor=odin@example.com", proposal, "400 "},
+		{"type=user&previewFor=odin@example.com", `{"aclz": []}`, "400 "},
+	} {
+		if got := told(ask.query, ask.body); got != ask.want && (ask.want != "400 " || !strings.HasPrefix(got, ask.want)) {
+			t.Errorf("%s: got %s, want %s", ask.query, got, ask.want)
+		}
+	}
+	if now := must[*tailscale.RawACL](t)(w.admin.PolicyFile().Raw(w.ctx)); now.HuJSON != policyText {
+		t.Errorf("got %s afterwards, want the policy as it was", now.HuJSON)
+	}
+}

@@ -52,6 +52,7 @@ func operations() []operation {
 
 		{get, t + "/acl", "policy_file" + read, getPolicy},
 		{post, t + "/acl", "policy_file", setPolicy},
+		{post, t + "/acl/preview", "policy_file" + read, previewPolicy},
 		{post, t + "/acl/validate", "policy_file" + read, validatePolicy},
 
 		{get, t + "/dns/nameservers", "dns" + read, getNameservers},
