@@ -172,6 +172,32 @@ func TestKeysOfUserInterfaces(t *testing.T) {
 	}
 }
 
+// TestShortKeys makes a key that fits the 54 letters of some interfaces' fields, and that headscale-webui knows by its
+// first ten.
+func TestShortKeys(t *testing.T) {
+	s := hstest.Start(t)
+	_, text := callAs(t, "POST", s.URL+"/api/v1/apikey", apiKey(t, s), `{"short":true}`, "application/json")
+	var made struct{ APIKey string }
+	if err := json.Unmarshal([]byte(text), &made); err != nil || len(made.APIKey) != 54 {
+		t.Fatalf("got %s, %v, want a key of 54 letters", text, err)
+	}
+	tell(t, s, story{"a short key", []step{
+		{ask: `GET /apikey`, want: `{"apiKeys":["*",{"prefix":"` + made.APIKey[:10] + `"},"*"]}`},
+	}}, "application/json")
+	for _, step := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"GET", "/user", "", http.StatusOK},
+		{"POST", "/apikey/expire", `{"prefix":"` + made.APIKey[:10] + `"}`, http.StatusOK},
+		{"GET", "/user", "", http.StatusUnauthorized},
+	} {
+		if status, text := callAs(t, step.method, s.URL+"/api/v1"+step.path, made.APIKey, step.body, "application/json"); status != step.status {
+			t.Errorf("%s %s: got %d %s, want %d", step.method, step.path, status, text, step.status)
+		}
+	}
+}
+
 // TestHeadplaneStarts is what it asks without a key.
 func TestHeadplaneStarts(t *testing.T) {
 	s := hstest.Start(t)

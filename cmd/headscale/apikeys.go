@@ -63,6 +63,7 @@ func (a *apiKeys) create() *cobra.Command {
 	f.StringVarP(&req.UserRef, "user", "u", "", "`user` on whose behalf the key is, by name, e-mail or ID (default: nobody)")
 	f.StringSliceVar(&req.Tags, "tags", nil, "`tags` that what is made with the key must have (default: any, or none)")
 	f.StringVar(&req.Description, "description", "", "`text` to remember the key by")
+	f.BoolVar(&req.Short, "short", false, "one of 54 letters, for programs that take no longer one")
 	a.withTailnet(cmd, " that the key is for (default: all)")
 	return cmd
 }

@@ -18,7 +18,7 @@ func (s *Server) CreateApiKey(ctx context.Context, req *headscalev1.CreateApiKey
 		return nil, err
 	}
 	c := access.Of(ctx)
-	wish := tailnet.APIKey{TailnetID: c.Tailnet, Description: req.GetDescription(), Expiration: expiration}
+	wish := tailnet.APIKey{TailnetID: c.Tailnet, Description: req.GetDescription(), Expiration: expiration, Short: req.GetShort()}
 	if name := req.GetTailnet(); name != "" {
 		t, err := s.tailnetNamed(ctx, name)
 		if err != nil {

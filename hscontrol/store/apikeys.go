@@ -30,6 +30,9 @@ func (s *Store) createAPIKey(ctx context.Context, k tailnet.APIKey) (*tailnet.AP
 		return nil, tailnet.Secret{}, err
 	}
 	secret, err := tailnet.NewSecret(tailnet.APIKeySecret, s.cfg.Rand)
+	if k.Short {
+		secret, err = tailnet.NewShortAPIKey(s.cfg.Rand)
+	}
 	if err != nil {
 		return nil, tailnet.Secret{}, err
 	}

@@ -16,6 +16,8 @@ type APIKey struct {
 	Expiration *time.Time // nil: never
 	LastSeen   *time.Time
 	CreatedAt  time.Time
+
+	Short bool `gorm:"-"` // of a key that is to be made: see NewShortAPIKey
 }
 
 // The kinds of OAuth clients, by the names of Tailscale's API.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -63,6 +64,17 @@ func ParseSecret(kind SecretKind, text string) (Secret, error) {
 
 // oldKind is that of API keys as headscale made them before 0.28: "prefix.secret".
 const oldKind SecretKind = ""
+
+// NewShortAPIKey makes the secret of an API key as headscale made them up to 0.22, of 54 letters: some user interfaces
+// take no longer ones. It takes 37 bytes of random.
+func NewShortAPIKey(random io.Reader) (Secret, error) {
+	const prefixBytes = 5
+	var b [prefixBytes + 32]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return Secret{}, fmt.Errorf("making a key: %w", err)
+	}
+	return Secret{Kind: oldKind, Prefix: hex.EncodeToString(b[:prefixBytes]), body: base64.RawURLEncoding.EncodeToString(b[prefixBytes:])}, nil
+}
 
 // ParseAPIKey reads the secret of an API key, also of one as headscale made it before 0.28. The error never repeats the
 // text.

@@ -150,6 +150,7 @@ type CreateApiKeyRequest struct {
 	ReadOnly      bool                   `protobuf:"varint,104,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"` // of these scopes only the reading
 	Tags          []string               `protobuf:"bytes,105,rep,name=tags,proto3" json:"tags,omitempty"`
 	UserRef       string                 `protobuf:"bytes,106,opt,name=user_ref,json=userRef,proto3" json:"user_ref,omitempty"` // by ID, name or e-mail; empty: the caller's own, if any
+	Short         bool                   `protobuf:"varint,107,opt,name=short,proto3" json:"short,omitempty"`                   // 54 letters, prefix.secret, as headscale made keys up to 0.22
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +239,13 @@ func (x *CreateApiKeyRequest) GetUserRef() string {
 		return x.UserRef
 	}
 	return ""
+}
+
+func (x *CreateApiKeyRequest) GetShort() bool {
+	if x != nil {
+		return x.Short
+	}
+	return false
 }
 
 type CreateApiKeyResponse struct {
@@ -592,7 +600,7 @@ const file_headscale_v1_apikey_proto_rawDesc = "" +
 	"\vdescription\x18e \x01(\tR\vdescription\x12\x16\n" +
 	"\x06scopes\x18f \x03(\tR\x06scopes\x12\x12\n" +
 	"\x04tags\x18g \x03(\tR\x04tags\x12&\n" +
-	"\x04user\x18h \x01(\v2\x12.headscale.v1.UserR\x04user\"\x96\x02\n" +
+	"\x04user\x18h \x01(\v2\x12.headscale.v1.UserR\x04user\"\xac\x02\n" +
 	"\x13CreateApiKeyRequest\x12:\n" +
 	"\n" +
 	"expiration\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -603,7 +611,8 @@ const file_headscale_v1_apikey_proto_rawDesc = "" +
 	"\x06scopes\x18g \x03(\tR\x06scopes\x12\x1b\n" +
 	"\tread_only\x18h \x01(\bR\breadOnly\x12\x12\n" +
 	"\x04tags\x18i \x03(\tR\x04tags\x12\x19\n" +
-	"\buser_ref\x18j \x01(\tR\auserRef\"W\n" +
+	"\buser_ref\x18j \x01(\tR\auserRef\x12\x14\n" +
+	"\x05short\x18k \x01(\bR\x05short\"W\n" +
 	"\x14CreateApiKeyResponse\x12\x17\n" +
 	"\aapi_key\x18\x01 \x01(\tR\x06apiKey\x12&\n" +
 	"\x03key\x18d \x01(\v2\x14.headscale.v1.ApiKeyR\x03key\"=\n" +
