@@ -36,7 +36,8 @@ type SQLite struct {
 
 // Postgres is a database server.
 type Postgres struct {
-	// Host is a name, an address, or the directory of a unix socket.
+	// Host is a name, an address, or the directory of a unix socket; or several names and addresses with commas between
+	// them, each with a port of its own if need be: then the one that takes writes is used.
 	Host string `key:"host"`
 	Port int    `key:"port"`
 	// Name is the database's name.

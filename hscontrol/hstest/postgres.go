@@ -39,6 +39,28 @@ func StartPostgres(t testing.TB) *Postgres {
 	return &Postgres{c, t}
 }
 
+// Standby starts a server that follows p until the test ends.
+func (p *Postgres) Standby() *Postgres {
+	p.t.Helper()
+	f, err := p.Cluster.Standby()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		if err := f.Remove(); err != nil {
+			p.t.Errorf("ending the standby: %v", err)
+		}
+	})
+	return &Postgres{f, p.t}
+}
+
+// OrStandby gives a server the addresses of a database at both, of which it is to find the one that takes writes.
+func (p *Postgres) OrStandby(f *Postgres) func(*config.Config) {
+	return func(cfg *config.Config) {
+		cfg.Database.Postgres.Host, cfg.Database.Postgres.Port = fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", p.Port, f.Port), 0
+	}
+}
+
 // Begin starts it again after End.
 func (p *Postgres) Begin() {
 	p.t.Helper()

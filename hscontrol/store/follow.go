@@ -20,7 +20,8 @@ import (
 type follower struct {
 	workers
 
-	listening atomic.Bool // notifications come
+	timeline  atomic.Pointer[string] // of the database, as seen last; see timeline.go
+	listening atomic.Bool            // notifications come
 	deaf      atomic.Pointer[error]
 
 	moved struct {

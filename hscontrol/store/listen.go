@@ -71,6 +71,9 @@ func (s *Store) listen(ctx context.Context) error {
 	if err := s.awaitEcho(ctx, conn); err != nil {
 		return err
 	}
+	if err := s.lookAtTimeline(ctx); err != nil {
+		return err
+	}
 	s.follower.listening.Store(true)
 	s.follower.deaf.Store(nil)
 	s.wake() // what came before
@@ -111,7 +114,7 @@ func (s *Store) pollLoop(ctx context.Context) {
 	tick := time.NewTicker(pollAlone)
 	defer tick.Stop()
 	var last map[tailnet.ID]tailnet.Revision
-	var looked time.Time
+	var looked, lookedBack time.Time
 	for {
 		select {
 		case <-tick.C:
@@ -126,6 +129,12 @@ func (s *Store) pollLoop(ctx context.Context) {
 		if err == nil && !maps.Equal(revs, last) {
 			last = revs
 			s.wake()
+		}
+		if time.Since(lookedBack) > lookEvery {
+			lookedBack = time.Now()
+			if err := s.lookAtTimeline(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Warn("changes that a failover of the database lost may still be shown", "err", err)
+			}
 		}
 	}
 }

@@ -25,6 +25,7 @@ var migrations = [][]string{
 	ledger,
 	settings,
 	probeAnswers,
+	timelines,
 }
 
 // oldestProgram is the least version of the schema that a program must know to use a database that this program

@@ -23,7 +23,7 @@ import (
 // PostgresConfig says where the server is.
 type PostgresConfig struct {
 	Host string // names or addresses with commas between them, or the directory of a unix socket; empty: localhost
-	Port int    // 0: 5432
+	Port int    // 0: 5432. One that stands in Host, as in db1.example.com:5433, wins.
 	Name string // of the database
 	User string
 	Pass string
@@ -123,7 +123,7 @@ func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
 	} else {
 		var places []string
 		for one := range strings.SplitSeq(host, ",") {
-			places = append(places, net.JoinHostPort(strings.TrimSpace(one), strconv.Itoa(port)))
+			places = append(places, addressOf(strings.TrimSpace(one), port))
 		}
 		if u.Host = strings.Join(places, ","); len(places) > 1 {
 			q.Set("target_session_attrs", "read-write") // the primary among them
@@ -136,6 +136,14 @@ func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
 	}
 	pc.DialFunc = dial
 	return pc, nil
+}
+
+// addressOf is a host with a port: its own, or the usual one.
+func addressOf(host string, usual int) string {
+	if name, port, err := net.SplitHostPort(host); err == nil {
+		return net.JoinHostPort(name, port)
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(usual))
 }
 
 func (c PostgresConfig) parseDSN() (*pgx.ConnConfig, error) {

@@ -557,7 +557,7 @@ func TestMigrateRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		db := raw(t, cfg)
-		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays", "probe_answers", "access_tokens", "oauth_clients",
+		for _, table := range []string{"relay_traffic", "relay_loads", "relay_sessions", "relay_removals", "relays", "relay_regions", "relay_keys", "secrets", "replica_relays", "probe_answers", "database_timelines", "access_tokens", "oauth_clients",
 			"webhook_marks", "webhook_deliveries", "webhooks", "audit_streams", "audit_head", "audit",
 			"tailnet_settings", "node_attributes", "services", "user_invites"} {
 			if _, err := db.Exec("DROP TABLE " + table); err != nil {

@@ -67,13 +67,57 @@ func Start() (c *Cluster, err error) {
 	return c, c.Begin()
 }
 
+// Standby copies c and starts the copy as one that follows c, until it is promoted.
+func (c *Cluster) Standby() (follower *Cluster, err error) {
+	backup, err := Program("pg_basebackup")
+	if err != nil {
+		return nil, err
+	}
+	f := &Cluster{program: c.program}
+	if f.Port, err = FreePort(); err != nil {
+		return nil, err
+	}
+	if f.Dir, err = os.MkdirTemp("", "keelpg"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(f.Dir)
+		}
+	}()
+	if f.attr, err = unprivileged(f.Dir); err != nil {
+		return nil, fmt.Errorf("finding a user for PostgreSQL: %w", err)
+	}
+	copying := exec.Command(backup, "-h", c.Dir, "-p", strconv.Itoa(c.Port), "-U", User, "-D", f.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	copying.Dir, copying.SysProcAttr = f.Dir, f.attr
+	if out, err := copying.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("pg_basebackup: %w: %s", err, out)
+	}
+	return f, f.Begin()
+}
+
+// Promote makes a standby take writes.
+func (c *Cluster) Promote() error {
+	_, err := c.SQL("postgres", "SELECT pg_promote()")
+	return err
+}
+
+// Forsake has a standby hear no more of the cluster that it follows, as if the network between them were slow.
+func (c *Cluster) Forsake() error {
+	_, err := c.SQL("postgres", "ALTER SYSTEM SET primary_conninfo = ''")
+	if err == nil {
+		_, err = c.SQL("postgres", "SELECT pg_reload_conf()")
+	}
+	return err
+}
+
 func (c *Cluster) data() string { return filepath.Join(c.Dir, "data") }
 
 // Begin starts it, again after End, and waits until it takes connections.
 func (c *Cluster) Begin() error {
 	c.command = exec.Command(c.program, "-D", c.data(), "-k", c.Dir, "-h", "127.0.0.1", "-p", strconv.Itoa(c.Port),
 		"-c", "fsync=off", "-c", "max_connections=200")
-	if err := c.Run(c.command, "ready to accept connections", &c.log); err != nil {
+	if err := c.Run(c.command, "ready to accept", &c.log); err != nil { // "connections", or "read-only connections" as a standby
 		c.command = nil
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
