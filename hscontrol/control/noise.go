@@ -10,6 +10,8 @@ import (
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
+
+	"github.com/keelscale/keelscale/hscontrol/control/noise"
 )
 
 // serveKey tells the server's public Noise key. Clients before v1.24 ask without a version, for the key of a protocol
@@ -52,27 +54,39 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this address is for Tailscale clients: if one is on the other side, a proxy between took away its Upgrade header", http.StatusUpgradeRequired)
 		return
 	}
-	// A WebSocket lives only as long as the context that it was accepted with, so that ends with the connection.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer cancel()
 	leave := c.arriving.enter()
-	defer leave()
+	// A WebSocket lives only as long as the context that it was accepted with, so that ends with the connection.
+	ctx, cancel := context.WithCancel(context.Background())
 	conn, err := c.key.Upgrade(ctx, w, r)
 	if err != nil {
+		cancel()
+		leave()
 		c.Log.Debug("noise handshake", "from", r.RemoteAddr, "err", err)
 		return
 	}
 	conn.Patience = writeTime
-	defer conn.Close()
 	if !c.track(conn) {
+		cancel()
+		leave()
+		conn.Close()
 		return
 	}
-	defer c.untrack(conn)
+	from := r.RemoteAddr
+	go func() { // so that the buffers of HTTP/1 are not kept for as long as the client stays
+		defer c.untrack(conn)
+		defer cancel()
+		defer leave()
+		c.serveMachine(conn, from, leave)
+	}()
+}
+
+// serveMachine serves the requests of a client until it leaves, and closes the connection.
+func (c *Control) serveMachine(conn *noise.Conn, from string, leave func()) {
 	time.AfterFunc(arrivalTime, leave)
 	of := context.WithValue(context.Background(), machineKeyOf{}, conn.Peer())
 	of = context.WithValue(of, arrivedOf{}, leave)
-	of = context.WithValue(of, cameFromOf{}, r.RemoteAddr)
-	c.h2.ServeConn(of, conn, r.RemoteAddr)
+	of = context.WithValue(of, cameFromOf{}, from)
+	c.h2.ServeConn(of, conn, from)
 }
 
 func (c *Control) track(conn closer) bool {
