@@ -132,15 +132,14 @@ func (s *Store) AuditHead(ctx context.Context) (AuditMark, error) {
 	return m, wrap("reading the head of the audit log", err)
 }
 
-func (v *view) auditHead() (m AuditMark, err error) {
-	var hash []byte
-	err = v.conn.QueryRowContext(v.ctx, "SELECT last, hash FROM audit_head WHERE id = 1").Scan(number(&m.ID), &hash)
-	copy(m.Hash[:], hash)
-	return m, err
+func (v *view) auditHead() (AuditMark, error) { return v.auditMark(auditLast) }
+
+func (v *view) auditMark(which int) (AuditMark, error) {
+	return scanMark(v.conn.QueryRowContext(v.ctx, v.s.engine.rebind(selectMark), which))
 }
 
 // VerifyAudit walks the chain of the audit log after a row that is known to be good, at most limit rows (10,000 for
-// zero). It returns how far the chain holds, whether that is its end, and where it breaks, if it does.
+// zero); after one that was pruned it begins with the first that is kept. It returns how far the chain holds, whether that is its end, and where it breaks, if it does.
 func (s *Store) VerifyAudit(ctx context.Context, from AuditMark, limit int) (at AuditMark, end bool, broken *tailnet.AuditBreak, err error) {
 	if limit <= 0 || limit > maxAuditPage {
 		limit = maxAuditPage
@@ -153,6 +152,16 @@ func (s *Store) VerifyAudit(ctx context.Context, from AuditMark, limit int) (at 
 }
 
 func (v *view) verifyAudit(at AuditMark, limit int) (AuditMark, bool, *tailnet.AuditBreak, error) {
+	anchor, err := v.auditMark(auditAnchor)
+	if err != nil {
+		return at, false, nil, err
+	}
+	if at.ID < anchor.ID {
+		if broken, err := v.anchored(anchor); err != nil || broken != nil {
+			return at, false, broken, err
+		}
+		at = anchor
+	}
 	rows, err := v.query("SELECT "+auditColumns+" FROM audit WHERE id > ? ORDER BY id LIMIT ?", int64(at.ID), limit)
 	if err != nil {
 		return at, false, nil, err
