@@ -54,7 +54,22 @@ func (s *Server) keep(ctx context.Context) error {
 			if err := s.store.PurgeExpired(ctx); err != nil {
 				s.logUnless(ctx, "purging what has expired", err)
 			}
+			s.pruneAudit(ctx)
 		}
+	}
+}
+
+// pruneAudit deletes what the configuration does not want kept of the audit log.
+func (s *Server) pruneAudit(ctx context.Context) {
+	keep := s.config().Audit.Retention
+	if keep == 0 {
+		return
+	}
+	pruned, err := s.store.PruneAudit(ctx, time.Now().Add(-keep))
+	if err != nil {
+		s.logUnless(ctx, "pruning the audit log", err)
+	} else if pruned > 0 {
+		s.log.Info("audit log pruned", "rows", pruned, "keep", keep)
 	}
 }
 

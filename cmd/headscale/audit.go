@@ -217,7 +217,10 @@ func (a *audit) verify() *cobra.Command {
 		Short: "walk the log's chain of hashes, and say where it was tampered with",
 		Long: `Each row of the audit log has in its hash the hash of the row before it. verify computes them all anew, and names the
 first row that is not as it was written. Who can write to the database could make a new chain from there on: keep the
-last line of this command elsewhere, and give it back with --known some day.`,
+last line of this command elsewhere, and give it back with --known some day.
+
+Where the configuration has old rows pruned (audit.retention), the chain is walked from the first that is kept; the log
+says itself where it was pruned, so rows that somebody else took away are missed.`,
 		Args: exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.walk(cmd.Context(), known)
@@ -232,12 +235,11 @@ type verified struct {
 	Rows  uint64 `json:"rows"` // up to which the chain holds
 	Hash  string `json:"hash"`
 	Whole bool   `json:"whole"`
+
+	Pruned uint64 `json:"pruned,omitempty"` // up to which rows are not kept any more
 }
 
 func (a *audit) walk(ctx context.Context, known string) error {
-	if err := a.remembers(ctx, known); err != nil {
-		return err
-	}
 	at := &headscalev1.VerifyAuditResponse{}
 	for !at.GetEnd() {
 		req := &headscalev1.VerifyAuditRequest{After: at.GetLast(), Hash: at.GetHash()}
@@ -252,12 +254,19 @@ func (a *audit) walk(ctx context.Context, known string) error {
 			return fmt.Errorf("row %d: %s; the rows before it are as they were written", at.GetBroken(), at.GetWhy())
 		}
 	}
-	return a.showAny(fmt.Sprintf("%d rows are as they were written\n%d:%s", at.GetLast(), at.GetLast(), at.GetHash()),
-		verified{at.GetLast(), at.GetHash(), true})
+	if err := a.remembers(ctx, known, at); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("%d rows are as they were written", at.GetLast())
+	if at.GetPruned() != 0 {
+		text = fmt.Sprintf("rows %d to %d are as they were written, those before were pruned (audit.retention)", at.GetPruned()+1, at.GetLast())
+	}
+	return a.showAny(fmt.Sprintf("%s\n%d:%s", text, at.GetLast(), at.GetHash()),
+		verified{at.GetLast(), at.GetHash(), true, at.GetPruned()})
 }
 
-// remembers reports whether the log has a row that is known from before.
-func (a *audit) remembers(ctx context.Context, known string) error {
+// remembers reports whether the log has a row that is known from before; at is what became of verifying it.
+func (a *audit) remembers(ctx context.Context, known string, at *headscalev1.VerifyAuditResponse) error {
 	if known == "" {
 		return nil
 	}
@@ -265,6 +274,15 @@ func (a *audit) remembers(ctx context.Context, known string) error {
 	id, err := strconv.ParseUint(number, 10, 63)
 	if !ok || err != nil || id == 0 {
 		return errors.New("--known is ID:HASH, as headscale audit verify printed it")
+	}
+	anew := fmt.Errorf("row %d is not the one that was known: the log was made anew", id)
+	switch {
+	case id < at.GetPruned():
+		return fmt.Errorf("row %d was pruned (audit.retention), so it cannot be compared: give a later one", id)
+	case id == at.GetPruned() && strings.EqualFold(at.GetPrunedHash(), hash):
+		return nil
+	case id == at.GetPruned():
+		return anew
 	}
 	return a.ask(ctx, func(ctx context.Context, server client) error {
 		req := &headscalev1.ListAuditRequest{After: id - 1, Limit: 1}
@@ -276,7 +294,7 @@ func (a *audit) remembers(ctx context.Context, known string) error {
 			return err
 		}
 		if len(resp.GetEntries()) != 1 || resp.GetEntries()[0].GetId() != id || !strings.EqualFold(resp.GetEntries()[0].GetHash(), hash) {
-			return fmt.Errorf("row %d is not the one that was known: the log was made anew", id)
+			return anew
 		}
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -35,6 +36,7 @@ func TestScripts(t *testing.T) {
 			"capture":    capture,
 			"aligned":    aligned,
 			"relay":      relay,
+			"prune":      prune,
 		},
 	})
 }
@@ -69,7 +71,7 @@ derp:
   auto_update_enabled: false
 `, env.WorkDir, free, door)
 	env.Values[relayGone{}] = &ending{}
-	env.Values[serving{}] = new(func())
+	env.Values[serving{}] = &served{}
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
 	env.Setenv("GRPC_ADDR", free)
@@ -106,16 +108,28 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 		cancel()
 		ts.Check(<-done)
 	})
-	*ts.Value(serving{}).(*func()) = stop
+	*ts.Value(serving{}).(*served) = served{server, stop}
 	ts.Defer(stop)
 }
 
-// serving is the key of a script's value that ends its server.
+// serving is the key of a script's server.
 type serving struct{}
+
+// served is a server and what ends it.
+type served struct {
+	*hscontrol.Server
+	stop func()
+}
 
 // stopServer ends the server of the script before the script ends.
 func stopServer(ts *testscript.TestScript, neg bool, args []string) {
-	(*ts.Value(serving{}).(*func()))()
+	ts.Value(serving{}).(*served).stop()
+}
+
+// prune has the server of the script delete the audit log as it is now, as if days had passed.
+func prune(ts *testscript.TestScript, neg bool, args []string) {
+	_, err := ts.Value(serving{}).(*served).Store().PruneAudit(context.Background(), time.Now().Add(48*time.Hour))
+	ts.Check(err)
 }
 
 // capture sets a variable to the first group of a pattern in what the last command wrote: capture NAME PATTERN.

@@ -129,6 +129,13 @@ func (s *Server) VerifyAudit(ctx context.Context, req *headscalev1.VerifyAuditRe
 		return nil, err
 	}
 	resp := &headscalev1.VerifyAuditResponse{Last: at.ID, Hash: at.Hash.String(), End: end}
+	anchor, err := s.cfg.Store.AuditAnchor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if anchor.ID != 0 {
+		resp.Pruned, resp.PrunedHash = anchor.ID, anchor.Hash.String()
+	}
 	if broken != nil {
 		resp.Broken, resp.Why = broken.ID, broken.Why
 	}

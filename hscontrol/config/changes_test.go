@@ -63,7 +63,7 @@ func TestLiveKeys(t *testing.T) {
 		"derp.relays.enabled", "derp.relays.outage", "derp.relays.probe_interval", "derp.relays.probe_timeout", "tls_cert_path", "tls_key_path",
 		"log.level", "policy.path", "dns.magic_dns", "dns.base_domain", "dns.override_local_dns", "dns.nameservers.global",
 		"dns.nameservers.split", "dns.search_domains", "dns.extra_records", "dns.extra_records_path",
-		"cors.allowed_origins", "ui.static_dirs"}
+		"cors.allowed_origins", "ui.static_dirs", "audit.retention"}
 	if diff := cmp.Diff(want, live); diff != "" {
 		t.Errorf("got (+) other live keys than wanted (-):\n%s", diff)
 	}

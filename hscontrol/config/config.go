@@ -243,8 +243,10 @@ type CORS struct {
 	AllowedOrigins []string `key:"allowed_origins" reload:"live"`
 }
 
-// Audit says to where the audit log is sent, beside the database.
+// Audit says how long the audit log is kept in the database, and to where it is sent beside.
 type Audit struct {
+	// Retention is after how long rows are deleted; 0 keeps them for good.
+	Retention time.Duration `key:"retention" reload:"live"`
 	// Streams are file:///PATH, udp://HOST:PORT, tcp://HOST:PORT, tls://HOST:PORT and unix:///PATH (syslog), http:// and
 	// https:// URLs; empty sends it nowhere.
 	Streams []string `key:"streams"`

@@ -136,6 +136,8 @@ dns:
 			`FILE:4:1: tls_letsencrypt_hostname: is set beside tls_cert_path; keep one way to a certificate`,
 			`FILE:5:1: tls_letsencrypt_challenge_type: expected HTTP-01 or TLS-ALPN-01, got "DNS-01"`}},
 
+		{"a short memory", head + "audit: {retention: 23h}\n", []string{
+			`FILE:2:9: audit.retention: 23h0m0s is too short; make it 1d or longer, or 0 to keep the log for good`}},
 		{"times", head + "node: {ephemeral: {inactivity_timeout: 65s}, routes: {ha: {probe_interval: 3s}}}\n", []string{
 			`FILE:2:20: node.ephemeral.inactivity_timeout: 1m5s is too short, connected nodes are heard of once a minute only; make it longer than 65s`,
 			`FILE: node.routes.ha.probe_timeout: 5s does not fit; make it 1s or longer, and shorter than node.routes.ha.probe_interval (3s)`}},

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // taken are the first parts of paths that the server answers itself.
@@ -14,9 +15,12 @@ var taken = []string{
 	"register", "relay", "robots.txt", "swagger", "ts2021", "verify", "version", "windows",
 }
 
-// audit checks to where the audit log is sent.
+// audit checks how long the audit log is kept, and to where it is sent.
 func (v *validator) audit() {
 	a := v.cfg.Audit
+	if a.Retention != 0 && a.Retention < 24*time.Hour {
+		v.problem("audit.retention", "%v is too short; make it 1d or longer, or 0 to keep the log for good", a.Retention)
+	}
 	if !slices.Contains([]string{"json", "ndjson", "splunk"}, a.HTTPFormat) {
 		v.problem("audit.http_format", "%q is not known; write json, ndjson or splunk", a.HTTPFormat)
 	}

@@ -393,6 +393,8 @@ type VerifyAuditResponse struct {
 	End           bool                   `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`       // nothing comes after it
 	Broken        uint64                 `protobuf:"varint,4,opt,name=broken,proto3" json:"broken,omitempty"` // the first row that is wrong; 0: none
 	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	Pruned        uint64                 `protobuf:"varint,6,opt,name=pruned,proto3" json:"pruned,omitempty"`                          // the last row that was pruned (audit.retention); 0: none was
+	PrunedHash    string                 `protobuf:"bytes,7,opt,name=pruned_hash,json=prunedHash,proto3" json:"pruned_hash,omitempty"` // of that row
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +460,20 @@ func (x *VerifyAuditResponse) GetBroken() uint64 {
 func (x *VerifyAuditResponse) GetWhy() string {
 	if x != nil {
 		return x.Why
+	}
+	return ""
+}
+
+func (x *VerifyAuditResponse) GetPruned() uint64 {
+	if x != nil {
+		return x.Pruned
+	}
+	return 0
+}
+
+func (x *VerifyAuditResponse) GetPrunedHash() string {
+	if x != nil {
+		return x.PrunedHash
 	}
 	return ""
 }
@@ -1293,13 +1309,16 @@ const file_headscale_v1_audit_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18n \x01(\tR\rnextPageToken\">\n" +
 	"\x12VerifyAuditRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\tR\x04hash\"y\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\"\xb2\x01\n" +
 	"\x13VerifyAuditResponse\x12\x12\n" +
 	"\x04last\x18\x01 \x01(\x04R\x04last\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\bR\x03end\x12\x16\n" +
 	"\x06broken\x18\x04 \x01(\x04R\x06broken\x12\x10\n" +
-	"\x03why\x18\x05 \x01(\tR\x03why\"\xc8\x02\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12\x16\n" +
+	"\x06pruned\x18\x06 \x01(\x04R\x06pruned\x12\x1f\n" +
+	"\vpruned_hash\x18\a \x01(\tR\n" +
+	"prunedHash\"\xc8\x02\n" +
 	"\aWebhook\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n" +
