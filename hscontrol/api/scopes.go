@@ -70,7 +70,7 @@ var needs = map[string]need{
 	"RollbackPolicy":     {scope: "policy_file"},
 
 	"ListTailnets":  {}, // of a key for one, that one
-	"CreateTailnet": {scope: tailnet.ScopeAll},
+	"CreateTailnet": {scope: "tailnets"},
 	"DeleteTailnet": {scope: tailnet.ScopeAll},
 
 	"GetDERPMap":     {scope: "networking_settings:read"},

@@ -25,7 +25,8 @@ import (
 // says twice who may call it.
 var needed = map[string]string{
 	"-":                        "Health ListTailnets",
-	"all":                      "CreateTailnet DeleteTailnet Reload",
+	"all":                      "DeleteTailnet Reload",
+	"tailnets":                 "CreateTailnet",
 	"api_access_tokens":        "CreateApiKey ExpireApiKey DeleteApiKey",
 	"api_access_tokens:read":   "ListApiKeys",
 	"auth_keys":                "CreatePreAuthKey ExpirePreAuthKey DeletePreAuthKey",

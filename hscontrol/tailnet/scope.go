@@ -38,6 +38,7 @@ var scopes = []string{
 	"oauth_keys",
 	"policy_file",
 	"services",
+	"tailnets", // to make some
 	"user_invites",
 	"users",
 	"webhooks",

@@ -15,6 +15,9 @@ import (
 // Settings are what an administrator has set for one tailnet, over what the server's configuration says. The zero
 // value sets nothing.
 type Settings struct {
+	// DisplayName is what people call the tailnet, where that is not its name.
+	DisplayName string `json:",omitempty"`
+
 	// DevicesApproval keeps new nodes out until an administrator lets them in, but for those of preauthorized keys.
 	DevicesApproval bool `json:",omitempty"`
 	// UsersApproval does so with users that log in for the first time.
@@ -89,6 +92,9 @@ const (
 func (s *Settings) Validate() error {
 	if s.KeyDays < 0 || s.KeyDays > MaxKeyDays {
 		return fmt.Errorf("%w: a key is good for 1 to %d days", ErrInvalid, MaxKeyDays)
+	}
+	if len(s.DisplayName) > maxSettingText || strings.ContainsAny(s.DisplayName, "\x00\r\n") {
+		return fmt.Errorf("%w: the display name is longer than %d bytes, or more than a line", ErrInvalid, maxSettingText)
 	}
 	if len(s.PolicyLink) > maxSettingText {
 		return fmt.Errorf("%w: the link is longer than %d bytes", ErrInvalid, maxSettingText)

@@ -124,7 +124,8 @@ func write(w http.ResponseWriter, answer any) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-// tailnetNamed is the tailnet of that name, if the caller may see it; "-" is the caller's own, or the default one.
+// tailnetNamed is the tailnet of that name, ID or MagicDNS domain, if the caller may see it; "-" is the caller's own, or
+// the default one.
 func (c *call) tailnetNamed(name string) (*tailnet.Tailnet, error) {
 	own := c.caller.Tailnet
 	if own == 0 {
@@ -132,17 +133,16 @@ func (c *call) tailnetNamed(name string) (*tailnet.Tailnet, error) {
 			name = tailnet.DefaultName
 		}
 		t, err := c.cfg.Store.FindTailnet(c.ctx, name)
-		if errors.Is(err, tailnet.ErrNotFound) {
-			err = absent("tailnet " + strconv.Quote(name))
+		if !errors.Is(err, tailnet.ErrNotFound) {
+			return t, err
 		}
-		return t, err
 	}
 	all, err := c.cfg.Store.ListTailnets(c.ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range all {
-		if t.ID == own && (name == "-" || name == t.Name) {
+		if own == 0 && c.goesBy(t, name) || t.ID == own && (name == "-" || name == t.Name || c.goesBy(t, name)) {
 			return t, nil
 		}
 	}

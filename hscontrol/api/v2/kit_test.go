@@ -117,9 +117,17 @@ func refused(t *testing.T, what string, err error, status int) {
 // ask makes a request that the client has no method for, and gives status and body.
 func (w *world) ask(method, path, body string) (int, string) {
 	w.t.Helper()
+	return w.askAs(w.admin.APIKey, method, path, body)
+}
+
+// askAs is ask with another key; an empty one: with none, as clients that have a token of their own.
+func (w *world) askAs(key, method, path, body string, client ...*http.Client) (int, string) {
+	w.t.Helper()
 	req := must[*http.Request](w.t)(http.NewRequestWithContext(w.ctx, method, w.URL+"/api/v2"+path, strings.NewReader(body)))
-	req.SetBasicAuth(w.admin.APIKey, "")
-	resp := must[*http.Response](w.t)(http.DefaultClient.Do(req))
+	if key != "" {
+		req.SetBasicAuth(key, "")
+	}
+	resp := must[*http.Response](w.t)(append(client, http.DefaultClient)[0].Do(req))
 	defer resp.Body.Close()
 	text := must[[]byte](w.t)(io.ReadAll(resp.Body))
 	return resp.StatusCode, string(text)

@@ -209,6 +209,7 @@ func TestBadBodies(t *testing.T) {
 		"PUT " + t1 + "/dns/split-dns", "PATCH " + t1 + "/dns/split-dns", "POST " + t1 + "/dns/configuration", "POST /users/" + o.user + "/role",
 		"POST " + t1 + "/user-invites", "PATCH " + t1 + "/settings", "PATCH " + t1 + "/contacts/support", "POST " + t1 + "/webhooks", "PATCH /webhooks/" + o.webhook,
 		"PUT " + t1 + "/logging/configuration/stream", "PUT " + t1 + "/vip-services/svc:x", "POST " + t1 + "/acl", "POST " + t1 + "/acl/validate",
+		"POST " + tailnetsPath,
 	} {
 		method, path, _ := strings.Cut(op, " ")
 		for _, body := range []string{"", "{", "nonsense", `{"surely": "unknown"}`, `{"a":1}{"b":2}`, "17", `"x"`, "\x00", "[[]]"} {

@@ -41,6 +41,9 @@ func previewPolicy(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v == nil {
+		return nil, absent("tailnet")
+	}
 	p, err := policy.Parse(text)
 	if err != nil {
 		return nil, &complaint{plain(err), []string{plain(err)}}

@@ -102,6 +102,10 @@ func operations() []operation {
 		{post, t + "/aws-external-id", "log_streaming", awsExternalID},
 		{post, t + "/aws-external-id/{external}/validate-aws-trust-policy", "log_streaming", awsExternalID},
 
+		{get, "/organizations/-/tailnets", "tailnets" + read, listTailnets},
+		{post, "/organizations/-/tailnets", "tailnets", createTailnet},
+		{del, t, tailnet.ScopeAll, deleteTailnet},
+
 		{get, t + "/posture/integrations", "feature_settings" + read, listPosture},
 		{post, t + "/posture/integrations", "feature_settings", createPosture},
 		{get, "/posture/integrations/{integration}", "feature_settings" + read, getPosture},
