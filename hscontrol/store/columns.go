@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -285,4 +286,14 @@ func scanField(ctx context.Context, f *schema.Field, row reflect.Value, v any, a
 func rowError(ctx context.Context, f *schema.Field, row reflect.Value, err error) error {
 	id, _ := f.Schema.PrioritizedPrimaryField.ValueOf(ctx, row)
 	return fmt.Errorf("table %s, row %v, column %s: %w", f.Schema.Table, id, f.DBName, err)
+}
+
+// badRow says which row rows.Scan could not read, and which column of it, which database/sql only has in its words.
+func badRow(table string, id uint64, err error) error {
+	var index int
+	var column string
+	if _, no := fmt.Sscanf(err.Error(), "sql: Scan error on column index %d, name %q:", &index, &column); no != nil {
+		return fmt.Errorf("table %s, row %d: %w", table, id, err)
+	}
+	return fmt.Errorf("table %s, row %d, column %s: %w", table, id, column, errors.Unwrap(err))
 }

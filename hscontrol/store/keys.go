@@ -151,7 +151,7 @@ func scanKeys(rows *sql.Rows) (keys []*tailnet.PreAuthKey, err error) {
 		k := &tailnet.PreAuthKey{}
 		if err := rows.Scan(number(&k.ID), number(&k.TailnetID), ref(&k.UserID), &k.Prefix, &k.Hash, &k.Description,
 			flag(&k.Reusable), flag(&k.Ephemeral), flag(&k.Preauthorized), flag(&k.Used), list(&k.Tags), maybe(&k.Expiration), instant(&k.CreatedAt)); err != nil {
-			return nil, fmt.Errorf("table pre_auth_keys, row %d: %w", k.ID, err)
+			return nil, badRow("pre_auth_keys", uint64(k.ID), err)
 		}
 		keys = append(keys, k)
 	}
