@@ -8,6 +8,23 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/hstest"
 )
 
+type seenNode struct {
+	Name                string
+	LastSeen, CreatedAt *time.Time
+	Online              bool
+}
+
+// listed lists two nodes, like a user interface.
+func listed(t *testing.T, url, key string) []seenNode {
+	t.Helper()
+	_, text := callAs(t, "GET", url+"/api/v1/node", key, "", "application/json")
+	var list struct{ Nodes []seenNode }
+	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list.Nodes) != 2 {
+		t.Fatalf("got %s, %v, want two nodes", text, err)
+	}
+	return list.Nodes
+}
+
 // TestLastSeenOfUserInterfaces is that who is connected was seen within the last minute.
 func TestLastSeenOfUserInterfaces(t *testing.T) {
 	s := hstest.Start(t)
@@ -16,18 +33,12 @@ func TestLastSeenOfUserInterfaces(t *testing.T) {
 	here := s.Node("here")
 	here.Join(secret)
 	here.Poll()
-	_, text := callAs(t, "GET", s.URL+"/api/v1/node", apiKey(t, s), "", "application/json")
-	var listed struct {
-		Nodes []struct {
-			Name                string
-			LastSeen, CreatedAt *time.Time
-			Online              bool
-		}
+	key := apiKey(t, s)
+	nodes := listed(t, s.URL, key)
+	for deadline := time.Now().Add(30 * time.Second); !nodes[1].Online && time.Now().Before(deadline); nodes = listed(t, s.URL, key) {
+		time.Sleep(10 * time.Millisecond)
 	}
-	if err := json.Unmarshal([]byte(text), &listed); err != nil || len(listed.Nodes) != 2 {
-		t.Fatalf("got %s, %v, want two nodes", text, err)
-	}
-	for _, n := range listed.Nodes {
+	for _, n := range nodes {
 		if n.Online != (n.Name == "here") {
 			t.Errorf("%s: got online %v", n.Name, n.Online)
 		}
