@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type freezer struct {
 	target   string
 	gate     sync.RWMutex // frozen while it is locked
 	wait     sync.WaitGroup
+	left     atomic.Int64  // bytes for the node, after which its connection is cut; negative: no end
 	ended    chan struct{} // closed at the end, and all connections with it
 }
 
@@ -38,6 +40,7 @@ func newFreezer(t *testing.T, server string) *freezer {
 		t.Fatal(err)
 	}
 	f := &freezer{listener: l, target: u.Host, ended: make(chan struct{})}
+	f.left.Store(-1)
 	f.wait.Go(f.accept)
 	t.Cleanup(func() { l.Close(); close(f.ended); f.wait.Wait() })
 	return f
@@ -63,8 +66,8 @@ func (f *freezer) accept() {
 			server.Close()
 			client.Close()
 		})
-		f.wait.Go(func() { f.carry(server, client) })
-		f.wait.Go(func() { f.carry(client, server) })
+		f.wait.Go(func() { f.carry(server, client, func(n int) int { return n }) })
+		f.wait.Go(func() { f.carry(client, server, f.share) })
 	}
 }
 
@@ -74,7 +77,18 @@ func (f *freezer) pass() {
 	defer f.gate.RUnlock()
 }
 
-func (f *freezer) carry(to, from net.Conn) {
+// share is how many of n bytes the node still gets.
+func (f *freezer) share(n int) int {
+	left := f.left.Load()
+	if left < 0 {
+		return n
+	}
+	n = min(n, int(left))
+	f.left.CompareAndSwap(left, left-int64(n))
+	return n
+}
+
+func (f *freezer) carry(to, from net.Conn, share func(int) int) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 16<<10)
@@ -82,8 +96,8 @@ func (f *freezer) carry(to, from net.Conn) {
 		f.pass()
 		n, err := from.Read(b)
 		f.pass()
-		if n > 0 {
-			if _, err := to.Write(b[:n]); err != nil {
+		if some := share(n); n > 0 {
+			if _, err := to.Write(b[:some]); err != nil || some < n {
 				return
 			}
 		}
