@@ -56,6 +56,7 @@ func flagSources() map[string]map[string]source {
 		"apikeys":       {"id": apiKeyIDs, "prefix": apiKeyPrefixes, "scopes": words(tailnet.Scopes()...)},
 		"oauth-clients": {"id": oauthClientIDs, "scope": words(tailnet.Scopes()...), "tag": tags},
 		"enroll-keys":   {"id": relayKeyIDs},
+		"settings":      {"auto-updates": words("on", "off", "default")},
 		"policy":        {"version": policyVersions},
 	}
 }

@@ -137,7 +137,7 @@ the one on this machine, over its unix socket, or another one with --address and
 		c.policyCommand(),
 		c.tailnetsCommand(),
 		c.derpCommand(),
-		c.auditCommand(), c.webhooksCommand(),
+		c.auditCommand(), c.webhooksCommand(), c.settingsCommand(),
 		c.healthCommand(), c.statusCommand(), c.reloadCommand(),
 		c.configTestCommand(), c.dumpConfigCommand(),
 		c.generateCommand(),

@@ -113,6 +113,9 @@ func todays() []operation {
 		{method: "POST", path: "/webhook/{id}/test", rpc: "TestWebhook"},
 		{method: "POST", path: "/webhook/{id}/rotate", rpc: "RotateWebhook"},
 
+		{method: "GET", path: "/settings", rpc: "GetSettings"},
+		{method: "PATCH", path: "/settings", rpc: "SetSettings"},
+
 		{method: "GET", path: "/health", rpc: "Health"},
 		{method: "GET", path: "/status", rpc: "GetStatus"},
 		{method: "POST", path: "/reload", rpc: "Reload"},

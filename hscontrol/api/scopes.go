@@ -91,9 +91,11 @@ var needs = map[string]need{
 	"TestWebhook":   {scope: "webhooks"},
 	"RotateWebhook": {scope: "webhooks"},
 
-	"Health":    {},
-	"GetStatus": {scope: "feature_settings:read"},
-	"Reload":    {scope: tailnet.ScopeAll},
+	"Health":      {},
+	"GetStatus":   {scope: "feature_settings:read"},
+	"GetSettings": {scope: "feature_settings:read"},
+	"SetSettings": {scope: "feature_settings"},
+	"Reload":      {scope: tailnet.ScopeAll},
 }
 
 // permit refuses a caller who may not call the method. Those of other services, of which there is reflection, tell

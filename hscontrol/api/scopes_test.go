@@ -35,7 +35,8 @@ var needed = map[string]string{
 	"devices:core:read":        "ListNodes GetNode",
 	"devices:routes":           "SetApprovedRoutes EnableRoute DisableRoute DeleteRoute",
 	"devices:routes:read":      "GetRoutes GetNodeRoutes",
-	"feature_settings:read":    "GetStatus",
+	"feature_settings":         "SetSettings",
+	"feature_settings:read":    "GetStatus GetSettings",
 	"logs:configuration:read":  "ListAudit VerifyAudit",
 	"webhooks":                 "CreateWebhook DeleteWebhook TestWebhook RotateWebhook",
 	"webhooks:read":            "ListWebhooks GetWebhook",
@@ -194,6 +195,10 @@ func (b *bench) populate(t *testing.T, tailnetName string) theirs {
 		t.Fatal(err)
 	}
 	if _, err := b.SetPolicy(ctx, &headscalev1.SetPolicyRequest{Policy: "{/* " + marker + " */}", Tailnet: tailnetName}); err != nil {
+		t.Fatal(err)
+	}
+	link := "https://" + marker + ".example.com/policy"
+	if _, err := b.SetSettings(ctx, &headscalev1.SetSettingsRequest{Tailnet: tailnetName, PolicyLink: &link}); err != nil {
 		t.Fatal(err)
 	}
 	routes, err := b.GetRoutes(ctx, &headscalev1.GetRoutesRequest{Tailnet: tn.Name})

@@ -27,7 +27,7 @@ var File_headscale_v1_headscale_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\n" +
-	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x18headscale/v1/audit.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xc7,\n" +
+	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x18headscale/v1/audit.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1bheadscale/v1/settings.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xef-\n" +
 	"\x10HeadscaleService\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.headscale.v1.CreateUserRequest\x1a .headscale.v1.CreateUserResponse\x12O\n" +
@@ -102,7 +102,9 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"GetWebhook\x12\x1f.headscale.v1.GetWebhookRequest\x1a .headscale.v1.GetWebhookResponse\x12X\n" +
 	"\rDeleteWebhook\x12\".headscale.v1.DeleteWebhookRequest\x1a#.headscale.v1.DeleteWebhookResponse\x12R\n" +
 	"\vTestWebhook\x12 .headscale.v1.TestWebhookRequest\x1a!.headscale.v1.TestWebhookResponse\x12X\n" +
-	"\rRotateWebhook\x12\".headscale.v1.RotateWebhookRequest\x1a#.headscale.v1.RotateWebhookResponse\x12C\n" +
+	"\rRotateWebhook\x12\".headscale.v1.RotateWebhookRequest\x1a#.headscale.v1.RotateWebhookResponse\x12R\n" +
+	"\vGetSettings\x12 .headscale.v1.GetSettingsRequest\x1a!.headscale.v1.GetSettingsResponse\x12R\n" +
+	"\vSetSettings\x12 .headscale.v1.SetSettingsRequest\x1a!.headscale.v1.SetSettingsResponse\x12C\n" +
 	"\x06Health\x12\x1b.headscale.v1.HealthRequest\x1a\x1c.headscale.v1.HealthResponse\x12L\n" +
 	"\tGetStatus\x12\x1e.headscale.v1.GetStatusRequest\x1a\x1f.headscale.v1.GetStatusResponse\x12C\n" +
 	"\x06Reload\x12\x1b.headscale.v1.ReloadRequest\x1a\x1c.headscale.v1.ReloadResponse\x12O\n" +
@@ -172,76 +174,80 @@ var file_headscale_v1_headscale_proto_goTypes = []any{
 	(*DeleteWebhookRequest)(nil),       // 59: headscale.v1.DeleteWebhookRequest
 	(*TestWebhookRequest)(nil),         // 60: headscale.v1.TestWebhookRequest
 	(*RotateWebhookRequest)(nil),       // 61: headscale.v1.RotateWebhookRequest
-	(*HealthRequest)(nil),              // 62: headscale.v1.HealthRequest
-	(*GetStatusRequest)(nil),           // 63: headscale.v1.GetStatusRequest
-	(*ReloadRequest)(nil),              // 64: headscale.v1.ReloadRequest
-	(*GetDERPMapRequest)(nil),          // 65: headscale.v1.GetDERPMapRequest
-	(*CreateUserResponse)(nil),         // 66: headscale.v1.CreateUserResponse
-	(*RenameUserResponse)(nil),         // 67: headscale.v1.RenameUserResponse
-	(*DeleteUserResponse)(nil),         // 68: headscale.v1.DeleteUserResponse
-	(*ListUsersResponse)(nil),          // 69: headscale.v1.ListUsersResponse
-	(*SetUserRoleResponse)(nil),        // 70: headscale.v1.SetUserRoleResponse
-	(*CreatePreAuthKeyResponse)(nil),   // 71: headscale.v1.CreatePreAuthKeyResponse
-	(*ExpirePreAuthKeyResponse)(nil),   // 72: headscale.v1.ExpirePreAuthKeyResponse
-	(*DeletePreAuthKeyResponse)(nil),   // 73: headscale.v1.DeletePreAuthKeyResponse
-	(*ListPreAuthKeysResponse)(nil),    // 74: headscale.v1.ListPreAuthKeysResponse
-	(*DebugCreateNodeResponse)(nil),    // 75: headscale.v1.DebugCreateNodeResponse
-	(*GetNodeResponse)(nil),            // 76: headscale.v1.GetNodeResponse
-	(*SetTagsResponse)(nil),            // 77: headscale.v1.SetTagsResponse
-	(*SetApprovedRoutesResponse)(nil),  // 78: headscale.v1.SetApprovedRoutesResponse
-	(*RegisterNodeResponse)(nil),       // 79: headscale.v1.RegisterNodeResponse
-	(*DeleteNodeResponse)(nil),         // 80: headscale.v1.DeleteNodeResponse
-	(*ExpireNodeResponse)(nil),         // 81: headscale.v1.ExpireNodeResponse
-	(*RenameNodeResponse)(nil),         // 82: headscale.v1.RenameNodeResponse
-	(*ListNodesResponse)(nil),          // 83: headscale.v1.ListNodesResponse
-	(*BackfillNodeIPsResponse)(nil),    // 84: headscale.v1.BackfillNodeIPsResponse
-	(*MoveNodeResponse)(nil),           // 85: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesResponse)(nil),   // 86: headscale.v1.SetNodeAddressesResponse
-	(*GetRoutesResponse)(nil),          // 87: headscale.v1.GetRoutesResponse
-	(*GetNodeRoutesResponse)(nil),      // 88: headscale.v1.GetNodeRoutesResponse
-	(*EnableRouteResponse)(nil),        // 89: headscale.v1.EnableRouteResponse
-	(*DisableRouteResponse)(nil),       // 90: headscale.v1.DisableRouteResponse
-	(*DeleteRouteResponse)(nil),        // 91: headscale.v1.DeleteRouteResponse
-	(*AuthRegisterResponse)(nil),       // 92: headscale.v1.AuthRegisterResponse
-	(*AuthApproveResponse)(nil),        // 93: headscale.v1.AuthApproveResponse
-	(*AuthRejectResponse)(nil),         // 94: headscale.v1.AuthRejectResponse
-	(*CreateApiKeyResponse)(nil),       // 95: headscale.v1.CreateApiKeyResponse
-	(*ExpireApiKeyResponse)(nil),       // 96: headscale.v1.ExpireApiKeyResponse
-	(*ListApiKeysResponse)(nil),        // 97: headscale.v1.ListApiKeysResponse
-	(*DeleteApiKeyResponse)(nil),       // 98: headscale.v1.DeleteApiKeyResponse
-	(*CreateOAuthClientResponse)(nil),  // 99: headscale.v1.CreateOAuthClientResponse
-	(*ListOAuthClientsResponse)(nil),   // 100: headscale.v1.ListOAuthClientsResponse
-	(*DeleteOAuthClientResponse)(nil),  // 101: headscale.v1.DeleteOAuthClientResponse
-	(*GetPolicyResponse)(nil),          // 102: headscale.v1.GetPolicyResponse
-	(*SetPolicyResponse)(nil),          // 103: headscale.v1.SetPolicyResponse
-	(*CheckPolicyResponse)(nil),        // 104: headscale.v1.CheckPolicyResponse
-	(*TestPolicyResponse)(nil),         // 105: headscale.v1.TestPolicyResponse
-	(*DiffPolicyResponse)(nil),         // 106: headscale.v1.DiffPolicyResponse
-	(*ExplainPolicyResponse)(nil),      // 107: headscale.v1.ExplainPolicyResponse
-	(*ListPolicyVersionsResponse)(nil), // 108: headscale.v1.ListPolicyVersionsResponse
-	(*RollbackPolicyResponse)(nil),     // 109: headscale.v1.RollbackPolicyResponse
-	(*CreateTailnetResponse)(nil),      // 110: headscale.v1.CreateTailnetResponse
-	(*ListTailnetsResponse)(nil),       // 111: headscale.v1.ListTailnetsResponse
-	(*DeleteTailnetResponse)(nil),      // 112: headscale.v1.DeleteTailnetResponse
-	(*CreateRelayKeyResponse)(nil),     // 113: headscale.v1.CreateRelayKeyResponse
-	(*ListRelayKeysResponse)(nil),      // 114: headscale.v1.ListRelayKeysResponse
-	(*DeleteRelayKeyResponse)(nil),     // 115: headscale.v1.DeleteRelayKeyResponse
-	(*ListRelaysResponse)(nil),         // 116: headscale.v1.ListRelaysResponse
-	(*RemoveRelayResponse)(nil),        // 117: headscale.v1.RemoveRelayResponse
-	(*DrainRelayResponse)(nil),         // 118: headscale.v1.DrainRelayResponse
-	(*RenameRelayResponse)(nil),        // 119: headscale.v1.RenameRelayResponse
-	(*ListAuditResponse)(nil),          // 120: headscale.v1.ListAuditResponse
-	(*VerifyAuditResponse)(nil),        // 121: headscale.v1.VerifyAuditResponse
-	(*CreateWebhookResponse)(nil),      // 122: headscale.v1.CreateWebhookResponse
-	(*ListWebhooksResponse)(nil),       // 123: headscale.v1.ListWebhooksResponse
-	(*GetWebhookResponse)(nil),         // 124: headscale.v1.GetWebhookResponse
-	(*DeleteWebhookResponse)(nil),      // 125: headscale.v1.DeleteWebhookResponse
-	(*TestWebhookResponse)(nil),        // 126: headscale.v1.TestWebhookResponse
-	(*RotateWebhookResponse)(nil),      // 127: headscale.v1.RotateWebhookResponse
-	(*HealthResponse)(nil),             // 128: headscale.v1.HealthResponse
-	(*GetStatusResponse)(nil),          // 129: headscale.v1.GetStatusResponse
-	(*ReloadResponse)(nil),             // 130: headscale.v1.ReloadResponse
-	(*GetDERPMapResponse)(nil),         // 131: headscale.v1.GetDERPMapResponse
+	(*GetSettingsRequest)(nil),         // 62: headscale.v1.GetSettingsRequest
+	(*SetSettingsRequest)(nil),         // 63: headscale.v1.SetSettingsRequest
+	(*HealthRequest)(nil),              // 64: headscale.v1.HealthRequest
+	(*GetStatusRequest)(nil),           // 65: headscale.v1.GetStatusRequest
+	(*ReloadRequest)(nil),              // 66: headscale.v1.ReloadRequest
+	(*GetDERPMapRequest)(nil),          // 67: headscale.v1.GetDERPMapRequest
+	(*CreateUserResponse)(nil),         // 68: headscale.v1.CreateUserResponse
+	(*RenameUserResponse)(nil),         // 69: headscale.v1.RenameUserResponse
+	(*DeleteUserResponse)(nil),         // 70: headscale.v1.DeleteUserResponse
+	(*ListUsersResponse)(nil),          // 71: headscale.v1.ListUsersResponse
+	(*SetUserRoleResponse)(nil),        // 72: headscale.v1.SetUserRoleResponse
+	(*CreatePreAuthKeyResponse)(nil),   // 73: headscale.v1.CreatePreAuthKeyResponse
+	(*ExpirePreAuthKeyResponse)(nil),   // 74: headscale.v1.ExpirePreAuthKeyResponse
+	(*DeletePreAuthKeyResponse)(nil),   // 75: headscale.v1.DeletePreAuthKeyResponse
+	(*ListPreAuthKeysResponse)(nil),    // 76: headscale.v1.ListPreAuthKeysResponse
+	(*DebugCreateNodeResponse)(nil),    // 77: headscale.v1.DebugCreateNodeResponse
+	(*GetNodeResponse)(nil),            // 78: headscale.v1.GetNodeResponse
+	(*SetTagsResponse)(nil),            // 79: headscale.v1.SetTagsResponse
+	(*SetApprovedRoutesResponse)(nil),  // 80: headscale.v1.SetApprovedRoutesResponse
+	(*RegisterNodeResponse)(nil),       // 81: headscale.v1.RegisterNodeResponse
+	(*DeleteNodeResponse)(nil),         // 82: headscale.v1.DeleteNodeResponse
+	(*ExpireNodeResponse)(nil),         // 83: headscale.v1.ExpireNodeResponse
+	(*RenameNodeResponse)(nil),         // 84: headscale.v1.RenameNodeResponse
+	(*ListNodesResponse)(nil),          // 85: headscale.v1.ListNodesResponse
+	(*BackfillNodeIPsResponse)(nil),    // 86: headscale.v1.BackfillNodeIPsResponse
+	(*MoveNodeResponse)(nil),           // 87: headscale.v1.MoveNodeResponse
+	(*SetNodeAddressesResponse)(nil),   // 88: headscale.v1.SetNodeAddressesResponse
+	(*GetRoutesResponse)(nil),          // 89: headscale.v1.GetRoutesResponse
+	(*GetNodeRoutesResponse)(nil),      // 90: headscale.v1.GetNodeRoutesResponse
+	(*EnableRouteResponse)(nil),        // 91: headscale.v1.EnableRouteResponse
+	(*DisableRouteResponse)(nil),       // 92: headscale.v1.DisableRouteResponse
+	(*DeleteRouteResponse)(nil),        // 93: headscale.v1.DeleteRouteResponse
+	(*AuthRegisterResponse)(nil),       // 94: headscale.v1.AuthRegisterResponse
+	(*AuthApproveResponse)(nil),        // 95: headscale.v1.AuthApproveResponse
+	(*AuthRejectResponse)(nil),         // 96: headscale.v1.AuthRejectResponse
+	(*CreateApiKeyResponse)(nil),       // 97: headscale.v1.CreateApiKeyResponse
+	(*ExpireApiKeyResponse)(nil),       // 98: headscale.v1.ExpireApiKeyResponse
+	(*ListApiKeysResponse)(nil),        // 99: headscale.v1.ListApiKeysResponse
+	(*DeleteApiKeyResponse)(nil),       // 100: headscale.v1.DeleteApiKeyResponse
+	(*CreateOAuthClientResponse)(nil),  // 101: headscale.v1.CreateOAuthClientResponse
+	(*ListOAuthClientsResponse)(nil),   // 102: headscale.v1.ListOAuthClientsResponse
+	(*DeleteOAuthClientResponse)(nil),  // 103: headscale.v1.DeleteOAuthClientResponse
+	(*GetPolicyResponse)(nil),          // 104: headscale.v1.GetPolicyResponse
+	(*SetPolicyResponse)(nil),          // 105: headscale.v1.SetPolicyResponse
+	(*CheckPolicyResponse)(nil),        // 106: headscale.v1.CheckPolicyResponse
+	(*TestPolicyResponse)(nil),         // 107: headscale.v1.TestPolicyResponse
+	(*DiffPolicyResponse)(nil),         // 108: headscale.v1.DiffPolicyResponse
+	(*ExplainPolicyResponse)(nil),      // 109: headscale.v1.ExplainPolicyResponse
+	(*ListPolicyVersionsResponse)(nil), // 110: headscale.v1.ListPolicyVersionsResponse
+	(*RollbackPolicyResponse)(nil),     // 111: headscale.v1.RollbackPolicyResponse
+	(*CreateTailnetResponse)(nil),      // 112: headscale.v1.CreateTailnetResponse
+	(*ListTailnetsResponse)(nil),       // 113: headscale.v1.ListTailnetsResponse
+	(*DeleteTailnetResponse)(nil),      // 114: headscale.v1.DeleteTailnetResponse
+	(*CreateRelayKeyResponse)(nil),     // 115: headscale.v1.CreateRelayKeyResponse
+	(*ListRelayKeysResponse)(nil),      // 116: headscale.v1.ListRelayKeysResponse
+	(*DeleteRelayKeyResponse)(nil),     // 117: headscale.v1.DeleteRelayKeyResponse
+	(*ListRelaysResponse)(nil),         // 118: headscale.v1.ListRelaysResponse
+	(*RemoveRelayResponse)(nil),        // 119: headscale.v1.RemoveRelayResponse
+	(*DrainRelayResponse)(nil),         // 120: headscale.v1.DrainRelayResponse
+	(*RenameRelayResponse)(nil),        // 121: headscale.v1.RenameRelayResponse
+	(*ListAuditResponse)(nil),          // 122: headscale.v1.ListAuditResponse
+	(*VerifyAuditResponse)(nil),        // 123: headscale.v1.VerifyAuditResponse
+	(*CreateWebhookResponse)(nil),      // 124: headscale.v1.CreateWebhookResponse
+	(*ListWebhooksResponse)(nil),       // 125: headscale.v1.ListWebhooksResponse
+	(*GetWebhookResponse)(nil),         // 126: headscale.v1.GetWebhookResponse
+	(*DeleteWebhookResponse)(nil),      // 127: headscale.v1.DeleteWebhookResponse
+	(*TestWebhookResponse)(nil),        // 128: headscale.v1.TestWebhookResponse
+	(*RotateWebhookResponse)(nil),      // 129: headscale.v1.RotateWebhookResponse
+	(*GetSettingsResponse)(nil),        // 130: headscale.v1.GetSettingsResponse
+	(*SetSettingsResponse)(nil),        // 131: headscale.v1.SetSettingsResponse
+	(*HealthResponse)(nil),             // 132: headscale.v1.HealthResponse
+	(*GetStatusResponse)(nil),          // 133: headscale.v1.GetStatusResponse
+	(*ReloadResponse)(nil),             // 134: headscale.v1.ReloadResponse
+	(*GetDERPMapResponse)(nil),         // 135: headscale.v1.GetDERPMapResponse
 }
 var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	0,   // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
@@ -306,78 +312,82 @@ var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	59,  // 59: headscale.v1.HeadscaleService.DeleteWebhook:input_type -> headscale.v1.DeleteWebhookRequest
 	60,  // 60: headscale.v1.HeadscaleService.TestWebhook:input_type -> headscale.v1.TestWebhookRequest
 	61,  // 61: headscale.v1.HeadscaleService.RotateWebhook:input_type -> headscale.v1.RotateWebhookRequest
-	62,  // 62: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
-	63,  // 63: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
-	64,  // 64: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
-	65,  // 65: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
-	66,  // 66: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
-	67,  // 67: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
-	68,  // 68: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
-	69,  // 69: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
-	70,  // 70: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
-	71,  // 71: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
-	72,  // 72: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
-	73,  // 73: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
-	74,  // 74: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
-	75,  // 75: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
-	76,  // 76: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
-	77,  // 77: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
-	78,  // 78: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
-	79,  // 79: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
-	80,  // 80: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
-	81,  // 81: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
-	82,  // 82: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
-	83,  // 83: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
-	84,  // 84: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
-	85,  // 85: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
-	86,  // 86: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
-	87,  // 87: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
-	88,  // 88: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
-	89,  // 89: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
-	90,  // 90: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
-	91,  // 91: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
-	92,  // 92: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
-	93,  // 93: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
-	94,  // 94: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
-	95,  // 95: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
-	96,  // 96: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
-	97,  // 97: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
-	98,  // 98: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
-	99,  // 99: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
-	100, // 100: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
-	101, // 101: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
-	102, // 102: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
-	103, // 103: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
-	104, // 104: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
-	105, // 105: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
-	106, // 106: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
-	107, // 107: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
-	108, // 108: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
-	109, // 109: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
-	110, // 110: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
-	111, // 111: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
-	112, // 112: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
-	113, // 113: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
-	114, // 114: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
-	115, // 115: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
-	116, // 116: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
-	117, // 117: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
-	118, // 118: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
-	119, // 119: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
-	120, // 120: headscale.v1.HeadscaleService.ListAudit:output_type -> headscale.v1.ListAuditResponse
-	121, // 121: headscale.v1.HeadscaleService.VerifyAudit:output_type -> headscale.v1.VerifyAuditResponse
-	122, // 122: headscale.v1.HeadscaleService.CreateWebhook:output_type -> headscale.v1.CreateWebhookResponse
-	123, // 123: headscale.v1.HeadscaleService.ListWebhooks:output_type -> headscale.v1.ListWebhooksResponse
-	124, // 124: headscale.v1.HeadscaleService.GetWebhook:output_type -> headscale.v1.GetWebhookResponse
-	125, // 125: headscale.v1.HeadscaleService.DeleteWebhook:output_type -> headscale.v1.DeleteWebhookResponse
-	126, // 126: headscale.v1.HeadscaleService.TestWebhook:output_type -> headscale.v1.TestWebhookResponse
-	127, // 127: headscale.v1.HeadscaleService.RotateWebhook:output_type -> headscale.v1.RotateWebhookResponse
-	128, // 128: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
-	129, // 129: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
-	130, // 130: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
-	131, // 131: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
-	66,  // [66:132] is the sub-list for method output_type
-	0,   // [0:66] is the sub-list for method input_type
+	62,  // 62: headscale.v1.HeadscaleService.GetSettings:input_type -> headscale.v1.GetSettingsRequest
+	63,  // 63: headscale.v1.HeadscaleService.SetSettings:input_type -> headscale.v1.SetSettingsRequest
+	64,  // 64: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
+	65,  // 65: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
+	66,  // 66: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
+	67,  // 67: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
+	68,  // 68: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
+	69,  // 69: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
+	70,  // 70: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
+	71,  // 71: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
+	72,  // 72: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
+	73,  // 73: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
+	74,  // 74: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
+	75,  // 75: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
+	76,  // 76: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
+	77,  // 77: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
+	78,  // 78: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
+	79,  // 79: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
+	80,  // 80: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
+	81,  // 81: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
+	82,  // 82: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
+	83,  // 83: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
+	84,  // 84: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
+	85,  // 85: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
+	86,  // 86: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
+	87,  // 87: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
+	88,  // 88: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
+	89,  // 89: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
+	90,  // 90: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
+	91,  // 91: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
+	92,  // 92: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
+	93,  // 93: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
+	94,  // 94: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
+	95,  // 95: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
+	96,  // 96: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
+	97,  // 97: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
+	98,  // 98: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
+	99,  // 99: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
+	100, // 100: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
+	101, // 101: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
+	102, // 102: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
+	103, // 103: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
+	104, // 104: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
+	105, // 105: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
+	106, // 106: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
+	107, // 107: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
+	108, // 108: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
+	109, // 109: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
+	110, // 110: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
+	111, // 111: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
+	112, // 112: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
+	113, // 113: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
+	114, // 114: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
+	115, // 115: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
+	116, // 116: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
+	117, // 117: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
+	118, // 118: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
+	119, // 119: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
+	120, // 120: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
+	121, // 121: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
+	122, // 122: headscale.v1.HeadscaleService.ListAudit:output_type -> headscale.v1.ListAuditResponse
+	123, // 123: headscale.v1.HeadscaleService.VerifyAudit:output_type -> headscale.v1.VerifyAuditResponse
+	124, // 124: headscale.v1.HeadscaleService.CreateWebhook:output_type -> headscale.v1.CreateWebhookResponse
+	125, // 125: headscale.v1.HeadscaleService.ListWebhooks:output_type -> headscale.v1.ListWebhooksResponse
+	126, // 126: headscale.v1.HeadscaleService.GetWebhook:output_type -> headscale.v1.GetWebhookResponse
+	127, // 127: headscale.v1.HeadscaleService.DeleteWebhook:output_type -> headscale.v1.DeleteWebhookResponse
+	128, // 128: headscale.v1.HeadscaleService.TestWebhook:output_type -> headscale.v1.TestWebhookResponse
+	129, // 129: headscale.v1.HeadscaleService.RotateWebhook:output_type -> headscale.v1.RotateWebhookResponse
+	130, // 130: headscale.v1.HeadscaleService.GetSettings:output_type -> headscale.v1.GetSettingsResponse
+	131, // 131: headscale.v1.HeadscaleService.SetSettings:output_type -> headscale.v1.SetSettingsResponse
+	132, // 132: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
+	133, // 133: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
+	134, // 134: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
+	135, // 135: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
+	68,  // [68:136] is the sub-list for method output_type
+	0,   // [0:68] is the sub-list for method input_type
 	0,   // [0:0] is the sub-list for extension type_name
 	0,   // [0:0] is the sub-list for extension extendee
 	0,   // [0:0] is the sub-list for field type_name
@@ -398,6 +408,7 @@ func file_headscale_v1_headscale_proto_init() {
 	file_headscale_v1_relay_proto_init()
 	file_headscale_v1_route_proto_init()
 	file_headscale_v1_server_proto_init()
+	file_headscale_v1_settings_proto_init()
 	file_headscale_v1_tailnet_proto_init()
 	file_headscale_v1_user_proto_init()
 	type x struct{}

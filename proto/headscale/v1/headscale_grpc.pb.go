@@ -84,6 +84,8 @@ const (
 	HeadscaleService_DeleteWebhook_FullMethodName      = "/headscale.v1.HeadscaleService/DeleteWebhook"
 	HeadscaleService_TestWebhook_FullMethodName        = "/headscale.v1.HeadscaleService/TestWebhook"
 	HeadscaleService_RotateWebhook_FullMethodName      = "/headscale.v1.HeadscaleService/RotateWebhook"
+	HeadscaleService_GetSettings_FullMethodName        = "/headscale.v1.HeadscaleService/GetSettings"
+	HeadscaleService_SetSettings_FullMethodName        = "/headscale.v1.HeadscaleService/SetSettings"
 	HeadscaleService_Health_FullMethodName             = "/headscale.v1.HeadscaleService/Health"
 	HeadscaleService_GetStatus_FullMethodName          = "/headscale.v1.HeadscaleService/GetStatus"
 	HeadscaleService_Reload_FullMethodName             = "/headscale.v1.HeadscaleService/Reload"
@@ -156,6 +158,8 @@ type HeadscaleServiceClient interface {
 	DeleteWebhook(ctx context.Context, in *DeleteWebhookRequest, opts ...grpc.CallOption) (*DeleteWebhookResponse, error)
 	TestWebhook(ctx context.Context, in *TestWebhookRequest, opts ...grpc.CallOption) (*TestWebhookResponse, error)
 	RotateWebhook(ctx context.Context, in *RotateWebhookRequest, opts ...grpc.CallOption) (*RotateWebhookResponse, error)
+	GetSettings(ctx context.Context, in *GetSettingsRequest, opts ...grpc.CallOption) (*GetSettingsResponse, error)
+	SetSettings(ctx context.Context, in *SetSettingsRequest, opts ...grpc.CallOption) (*SetSettingsResponse, error)
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
@@ -790,6 +794,26 @@ func (c *headscaleServiceClient) RotateWebhook(ctx context.Context, in *RotateWe
 	return out, nil
 }
 
+func (c *headscaleServiceClient) GetSettings(ctx context.Context, in *GetSettingsRequest, opts ...grpc.CallOption) (*GetSettingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSettingsResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_GetSettings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) SetSettings(ctx context.Context, in *SetSettingsRequest, opts ...grpc.CallOption) (*SetSettingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetSettingsResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_SetSettings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *headscaleServiceClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HealthResponse)
@@ -896,6 +920,8 @@ type HeadscaleServiceServer interface {
 	DeleteWebhook(context.Context, *DeleteWebhookRequest) (*DeleteWebhookResponse, error)
 	TestWebhook(context.Context, *TestWebhookRequest) (*TestWebhookResponse, error)
 	RotateWebhook(context.Context, *RotateWebhookRequest) (*RotateWebhookResponse, error)
+	GetSettings(context.Context, *GetSettingsRequest) (*GetSettingsResponse, error)
+	SetSettings(context.Context, *SetSettingsRequest) (*SetSettingsResponse, error)
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
@@ -1095,6 +1121,12 @@ func (UnimplementedHeadscaleServiceServer) TestWebhook(context.Context, *TestWeb
 }
 func (UnimplementedHeadscaleServiceServer) RotateWebhook(context.Context, *RotateWebhookRequest) (*RotateWebhookResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateWebhook not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) GetSettings(context.Context, *GetSettingsRequest) (*GetSettingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSettings not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) SetSettings(context.Context, *SetSettingsRequest) (*SetSettingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetSettings not implemented")
 }
 func (UnimplementedHeadscaleServiceServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -2245,6 +2277,42 @@ func _HeadscaleService_RotateWebhook_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HeadscaleService_GetSettings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSettingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).GetSettings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_GetSettings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).GetSettings(ctx, req.(*GetSettingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_SetSettings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetSettingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).SetSettings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_SetSettings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).SetSettings(ctx, req.(*SetSettingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HeadscaleService_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HealthRequest)
 	if err := dec(in); err != nil {
@@ -2571,6 +2639,14 @@ var HeadscaleService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateWebhook",
 			Handler:    _HeadscaleService_RotateWebhook_Handler,
+		},
+		{
+			MethodName: "GetSettings",
+			Handler:    _HeadscaleService_GetSettings_Handler,
+		},
+		{
+			MethodName: "SetSettings",
+			Handler:    _HeadscaleService_SetSettings_Handler,
 		},
 		{
 			MethodName: "Health",
