@@ -56,6 +56,9 @@ func (s *Store) createPreAuthKey(ctx context.Context, k tailnet.PreAuthKey) (*ta
 			TailnetID: k.TailnetID, UserID: k.UserID, Prefix: secret.Prefix, Hash: secret.Hash(), Description: k.Description,
 			Reusable: k.Reusable, Ephemeral: k.Ephemeral, Preauthorized: k.Preauthorized, Tags: tags, Expiration: storableTime(k.Expiration), CreatedAt: t.now,
 		}
+		if at := storable(k.CreatedAt); !k.CreatedAt.IsZero() && at.Before(t.now) {
+			row.CreatedAt = at // when it was asked for, from which its expiration counts
+		}
 		if err := t.placeKey(row); err != nil {
 			return err
 		}

@@ -195,3 +195,18 @@ func TestPolicy(t *testing.T) {
 		}
 	})
 }
+
+// A key's time counts from when it was asked for, however long the database is busy.
+func TestKeyAskedFor(t *testing.T) {
+	bothEngines(t, func(t *testing.T, w *world) {
+		now := w.clock.now().Truncate(time.Microsecond)
+		asked := now.Add(-3 * time.Second)
+		until := asked.Add(time.Hour)
+		for _, c := range []struct{ given, want time.Time }{{asked, asked}, {time.Time{}, now}, {now.Add(time.Minute), now}} {
+			k, _, err := w.CreatePreAuthKey(w.ctx, tailnet.PreAuthKey{UserID: w.user.ID, Expiration: &until, CreatedAt: c.given})
+			if err != nil || !k.CreatedAt.Equal(c.want) || !k.Expiration.Equal(until) {
+				t.Errorf("asked for at %v: got %+v %v, want it made at %v", c.given, k, err, c.want)
+			}
+		}
+	})
+}

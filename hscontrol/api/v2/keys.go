@@ -87,7 +87,7 @@ func (c *call) authKeyAnswer(k *tailnet.PreAuthKey) *keyAnswer {
 }
 
 // expires says until when a key is good. Clients read the seconds of each auth key: none stand for ever. They are those
-// that were asked for, and the times fit them, though writing the key down took some while.
+// that were asked for, and the times fit them to the second.
 func (a *keyAnswer) expires(at *time.Time) {
 	if at == nil {
 		if a.KeyType == kindAuth {
@@ -325,9 +325,10 @@ func (c *call) createAuthKey(req *keyRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := c.cfg.Now().Add(life).UTC()
+	now := c.cfg.Now()
+	at := now.Add(life).UTC()
 	k, secret, err := c.cfg.Store.CreatePreAuthKey(c.ctx, tailnet.PreAuthKey{
-		TailnetID: c.tailnet.ID, UserID: owner, Description: req.Description, Tags: tags, Expiration: &at,
+		TailnetID: c.tailnet.ID, UserID: owner, Description: req.Description, Tags: tags, Expiration: &at, CreatedAt: now,
 		Reusable: create.Reusable, Ephemeral: create.Ephemeral, Preauthorized: create.Preauthorized,
 	})
 	if err != nil {
