@@ -120,6 +120,10 @@ func shareDevice(c *call) (any, error) {
 	return nil, unsupported("a device belongs to one tailnet of this server and cannot be shared with another")
 }
 
+func noDeviceInvite(c *call) (any, error) {
+	return nil, absent("device invite " + strconv.Quote(c.r.PathValue("invite")))
+}
+
 // listDeviceInvites says the truth: there are none.
 func listDeviceInvites(c *call) (any, error) {
 	if _, err := c.node(); err != nil {

@@ -153,6 +153,21 @@ func getStream(c *call) (any, error) {
 		UploadPeriodMinutes: noted(s.Notes["uploadPeriodMinutes"]), CompressionFormat: cmp.Or(s.Notes["compressionFormat"], "none")}, nil
 }
 
+// streamStatus is when the receiver last got some of the log, and why it gets none now. Requests are not counted.
+func streamStatus(c *call) (any, error) {
+	if err := auditStream(c); err != nil {
+		return nil, err
+	}
+	s, err := c.cfg.Store.GetAuditStream(c.ctx, hooks.APIStream(c.tailnet.ID))
+	if errors.Is(err, tailnet.ErrNotFound) {
+		return nil, absent("log stream")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"lastActivity": s.UpdatedAt.UTC(), "lastError": s.Trouble}, nil
+}
+
 // noted is a number that was kept as a text; zero for none.
 func noted(text string) int {
 	n, err := strconv.Atoi(text)

@@ -104,6 +104,8 @@ func TestServices(t *testing.T) {
 		t.Errorf("an address that is free again: %v", err)
 	}
 	w.is("GET", "/tailnet/-/services/svc:next/devices", "", http.StatusNotImplemented)
+	w.is("POST", "/tailnet/-/services/svc:next/device/"+id+"/approved", `{"approved":true}`, http.StatusNotImplemented)
+	w.is("POST", "/device-invites/-/accept", `{"invite":"x"}`, http.StatusNotImplemented)
 }
 
 func TestWebhooks(t *testing.T) {
@@ -185,6 +187,10 @@ func TestLogStream(t *testing.T) {
 	if text := w.is("GET", "/tailnet/-/logging/configuration/stream", "", http.StatusOK); strings.Contains(text, "hunter2") {
 		t.Errorf("the token is told: %s", text)
 	}
+	if text := w.is("GET", "/tailnet/-/logging/configuration/stream/status", "", http.StatusOK); !strings.Contains(text, `"lastActivity":"2`) || !strings.Contains(text, `"lastError":"`) {
+		t.Errorf("its status: got %s", text)
+	}
+	w.is("GET", "/tailnet/-/logging/network/stream/status", "", http.StatusNotImplemented)
 	refused(t, "a bucket", logs.SetLogstreamConfiguration(w.ctx, tailscale.LogTypeConfig, tailscale.SetLogstreamConfigurationRequest{DestinationType: tailscale.LogstreamS3Endpoint}), http.StatusNotImplemented)
 	refused(t, "flow logs", logs.SetLogstreamConfiguration(w.ctx, tailscale.LogTypeNetwork, set), http.StatusNotImplemented)
 	refused(t, "no URL", logs.SetLogstreamConfiguration(w.ctx, tailscale.LogTypeConfig, tailscale.SetLogstreamConfigurationRequest{DestinationType: tailscale.LogstreamAxiomEndpoint}), http.StatusBadRequest)
@@ -193,6 +199,7 @@ func TestLogStream(t *testing.T) {
 		t.Error(err)
 	}
 	refused(t, "one that is gone", logs.DeleteLogstreamConfiguration(w.ctx, tailscale.LogTypeConfig), http.StatusNotFound)
+	w.is("GET", "/tailnet/-/logging/configuration/stream/status", "", http.StatusNotFound)
 }
 
 // Bodies that are no JSON, of the wrong type, with unknown members, or too long, are refused by every operation that
@@ -221,7 +228,8 @@ func TestBadBodies(t *testing.T) {
 	}
 	w.is("POST", t1+"/dns/nameservers", `{"dns":["`+strings.Repeat("x", 9<<20)+`"]}`, http.StatusRequestEntityTooLarge)
 	w.is("POST", t1+"/acl", strings.Repeat(" ", 9<<20), http.StatusRequestEntityTooLarge)
-	for _, absent := range []string{"GET /nothing", "GET /tailnet/-/nothing", "GET /users/0", "GET /webhooks/x", "GET /user-invites/-1", "GET /tailnet/-/keys/zzz", "GET /tailnet/-/vip-services/svc:none"} {
+	for _, absent := range []string{"GET /nothing", "GET /tailnet/-/nothing", "GET /users/0", "GET /webhooks/x", "GET /user-invites/-1", "GET /tailnet/-/keys/zzz", "GET /tailnet/-/vip-services/svc:none",
+		"GET /device-invites/7", "DELETE /device-invites/7", "POST /device-invites/7/resend"} {
 		method, path, _ := strings.Cut(absent, " ")
 		w.is(method, path, "", http.StatusNotFound)
 	}

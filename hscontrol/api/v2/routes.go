@@ -43,6 +43,10 @@ func operations() []operation {
 		{patch, t + "/device-attributes", posture, patchAttributes},
 		{get, d + "/device-invites", "device_invites" + read, listDeviceInvites},
 		{post, d + "/device-invites", "device_invites", shareDevice},
+		{post, "/device-invites/-/accept", "device_invites", shareDevice},
+		{get, "/device-invites/{invite}", "device_invites" + read, noDeviceInvite},
+		{del, "/device-invites/{invite}", "device_invites", noDeviceInvite},
+		{post, "/device-invites/{invite}/resend", "device_invites", noDeviceInvite},
 
 		{get, t + "/keys", "", listKeys}, // which scope it takes depends on the kind of key
 		{post, t + "/keys", "", createKey},
@@ -97,6 +101,7 @@ func operations() []operation {
 		{get, t + "/logging/configuration", "logs:configuration" + read, getAuditLog},
 		{get, t + "/logging/network", "logs:network" + read, getFlowLogs},
 		{get, t + "/logging/{log}/stream", "log_streaming" + read, getStream},
+		{get, t + "/logging/{log}/stream/status", "log_streaming" + read, streamStatus},
 		{put, t + "/logging/{log}/stream", "log_streaming", setStream},
 		{del, t + "/logging/{log}/stream", "log_streaming", deleteStream},
 		{post, t + "/aws-external-id", "log_streaming", awsExternalID},
@@ -119,6 +124,8 @@ func operations() []operation {
 			operation{put, services + "/{service}", "services", putService},
 			operation{del, services + "/{service}", "services", deleteService},
 			operation{get, services + "/{service}/devices", "services" + read, serviceDevices},
+			operation{get, services + "/{service}/device/{device}/approved", "services" + read, serviceDevices},
+			operation{post, services + "/{service}/device/{device}/approved", "services", serviceDevices},
 		)
 	}
 	return list
