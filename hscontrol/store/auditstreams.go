@@ -144,10 +144,14 @@ func (s *Store) AdvanceAuditStream(ctx context.Context, name string, sent uint64
 // releaseStreams has no process hold the streams that a former life of this one held: all of them where no other
 // process uses the database.
 func (t *tx) releaseStreams() error {
-	where, args := "holder <> ''", []any(nil)
 	if t.s.engine.shared() {
-		where, args = "holder = ?", []any{t.s.cfg.Replica}
+		return t.freeStreams(" WHERE holder = ?", t.s.cfg.Replica)
 	}
-	_, err := t.exec("UPDATE audit_streams SET holder = '', held_until = NULL WHERE "+where, args...)
+	return t.freeStreams(" WHERE holder <> ''")
+}
+
+// freeStreams has nobody hold what those held whom the condition chooses.
+func (t *tx) freeStreams(where string, args ...any) error {
+	_, err := t.exec("UPDATE audit_streams SET holder = '', held_until = NULL"+where, args...)
 	return err
 }

@@ -135,10 +135,14 @@ func (t *tx) purgeDeliveries() error {
 // releaseDeliveries makes due at once what a former life of this process had taken: all of them where no other process
 // uses the database.
 func (t *tx) releaseDeliveries() error {
-	where, args := " AND holder <> ''", []any{t.now}
 	if t.s.engine.shared() {
-		where, args = " AND holder = ?", append(args, t.s.cfg.Replica)
+		return t.freeDeliveries(" WHERE holder = ?", t.s.cfg.Replica)
 	}
-	_, err := t.exec("UPDATE webhook_deliveries SET due_at = ?, holder = '' WHERE state = 'waiting'"+where, args...)
+	return t.freeDeliveries(" WHERE holder <> ''")
+}
+
+// freeDeliveries makes due at once what those had taken whom the condition chooses.
+func (t *tx) freeDeliveries(where string, args ...any) error {
+	_, err := t.exec("UPDATE webhook_deliveries SET due_at = ?, holder = ''"+where+" AND state = 'waiting'", append([]any{t.now}, args...)...)
 	return err
 }

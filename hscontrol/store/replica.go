@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -16,6 +17,8 @@ const (
 		ON CONFLICT (name) DO UPDATE SET seen_at = now()`
 	ofTheDead = ` WHERE NOT EXISTS (SELECT 1 FROM replicas r
 		WHERE r.name = replica AND r.seen_at > now() - interval '1 millisecond' * ?)`
+	heldByDead = ` WHERE holder <> '' AND NOT EXISTS (SELECT 1 FROM replicas r
+		WHERE r.name = holder AND r.seen_at > now() - interval '1 millisecond' * ?)`
 	forgetDead = `DELETE FROM replicas WHERE seen_at < now() - interval '1 day'`
 )
 
@@ -83,12 +86,14 @@ func (s *Store) aliveLoop(ctx context.Context) {
 	}
 }
 
-// buryDead ends the sessions of servers that died, if there are any.
+// buryDead ends the sessions of servers that died, if there are any, and gives others what they had begun to tell: events
+// to webhooks, and the audit log to its receivers.
 func (s *Store) buryDead(ctx context.Context) error {
 	var some bool
 	after := s.cfg.DeadAfter.Milliseconds()
-	err := s.reads.QueryRowContext(ctx, s.engine.rebind("SELECT EXISTS (SELECT 1 FROM sessions"+ofTheDead+") OR EXISTS (SELECT 1 FROM relay_sessions"+ofTheDead+")"),
-		after, after).Scan(&some)
+	query := "SELECT EXISTS (SELECT 1 FROM sessions" + ofTheDead + ") OR EXISTS (SELECT 1 FROM relay_sessions" + ofTheDead +
+		") OR EXISTS (SELECT 1 FROM audit_streams" + heldByDead + ") OR EXISTS (SELECT 1 FROM webhook_deliveries" + heldByDead + " AND state = 'waiting')"
+	err := s.reads.QueryRowContext(ctx, s.engine.rebind(query), after, after, after, after).Scan(&some)
 	if err != nil || !some {
 		return s.engine.explain(err)
 	}
@@ -96,7 +101,10 @@ func (s *Store) buryDead(ctx context.Context) error {
 		if err := t.endSessions(ofTheDead, after); err != nil {
 			return err
 		}
-		return t.endRelaySessions(ofTheDead, after)
+		if err := t.endRelaySessions(ofTheDead, after); err != nil {
+			return err
+		}
+		return errors.Join(t.freeStreams(heldByDead, after), t.freeDeliveries(heldByDead, after))
 	})
 }
 
