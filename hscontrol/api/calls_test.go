@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -119,6 +120,21 @@ func TestPreAuthKeys(t *testing.T) {
 	}
 	if _, err := b.ExpirePreAuthKey(ctx, &headscalev1.ExpirePreAuthKeyRequest{Key: shown}); err != nil {
 		t.Errorf("expiring %s: %v", shown, err)
+	}
+	// A client of 0.27 says a user in the first field, and the key in the second.
+	older := &headscalev1.ExpirePreAuthKeyRequest{Id: list.GetPreAuthKeys()[2].GetId()}
+	older.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 2, protowire.BytesType), list.GetPreAuthKeys()[1].GetKey()))
+	if _, err := b.ExpirePreAuthKey(ctx, older); err != nil {
+		t.Errorf("expiring a key as before 0.28: %v", err)
+	}
+	again, err := b.ListPreAuthKeys(ctx, &headscalev1.ListPreAuthKeysRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, k := range again.GetPreAuthKeys() {
+		if expired := k.GetExpiration() != nil && !k.GetExpiration().AsTime().After(start); expired != (i < 2) {
+			t.Errorf("key %d expires at %v: want the first two expired, and no other", i, k.GetExpiration().AsTime())
+		}
 	}
 	_, err = b.ExpirePreAuthKey(ctx, &headscalev1.ExpirePreAuthKeyRequest{})
 	refused(t, err, codes.InvalidArgument, "say which key")

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	headscalev1 "github.com/keelscale/keelscale/proto/headscale/v1"
@@ -112,7 +113,11 @@ func (s *Server) expiration(at *timestamppb.Timestamp, never bool, life time.Dur
 
 // ExpirePreAuthKey lets nobody in with the key from now on.
 func (s *Server) ExpirePreAuthKey(ctx context.Context, req *headscalev1.ExpirePreAuthKeyRequest) (*headscalev1.ExpirePreAuthKeyResponse, error) {
-	k, err := s.preAuthKey(ctx, req.GetId(), req.GetKey())
+	id, text := req.GetId(), req.GetKey()
+	if older := olderKey(req); older != "" {
+		id, text = 0, older
+	}
+	k, err := s.preAuthKey(ctx, id, text)
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +125,23 @@ func (s *Server) ExpirePreAuthKey(ctx context.Context, req *headscalev1.ExpirePr
 		return nil, err
 	}
 	return &headscalev1.ExpirePreAuthKeyResponse{}, nil
+}
+
+// olderKey is the key that a gRPC client of before 0.28 names: its second field. The first, now the key's ID, was its user.
+func olderKey(req *headscalev1.ExpirePreAuthKeyRequest) string {
+	for rest := req.ProtoReflect().GetUnknown(); len(rest) > 0; {
+		number, kind, n := protowire.ConsumeField(rest)
+		if n < 0 {
+			return ""
+		}
+		if number == 2 && kind == protowire.BytesType {
+			_, _, tag := protowire.ConsumeTag(rest)
+			text, _ := protowire.ConsumeString(rest[tag:])
+			return text
+		}
+		rest = rest[n:]
+	}
+	return ""
 }
 
 // DeletePreAuthKey forgets the key. Nodes that it let in stay.
