@@ -213,7 +213,7 @@ func tell(t *testing.T, s *hstest.Server, story story, accept string) {
 		ask := fill(step.ask, kept)
 		method, rest, _ := strings.Cut(ask, " ")
 		path, body, _ := strings.Cut(rest, " ")
-		status, text := callAs(t, method, s.URL+"/api/v1"+path, key, body, accept)
+		status, text := call(t, method, s.URL+"/api/v1"+path, key, body, accept)
 		if step.status == 0 {
 			step.status = http.StatusOK
 		}
@@ -233,14 +233,8 @@ func tell(t *testing.T, s *hstest.Server, story story, accept string) {
 	}
 }
 
-// call is callAs of a program that accepts anything.
-func call(t *testing.T, method, url, key, body string) (int, string) {
-	t.Helper()
-	return callAs(t, method, url, key, body, "*/*")
-}
-
-// callAs is made like user interfaces make it: with a body of JSON that is not said to be that.
-func callAs(t *testing.T, method, url, key, body, accept string) (int, string) {
+// call is made like user interfaces make it: with a body of JSON that is not said to be that.
+func call(t *testing.T, method, url, key, body, accept string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {

@@ -17,7 +17,7 @@ type seenNode struct {
 // listed lists two nodes, like a user interface.
 func listed(t *testing.T, url, key string) []seenNode {
 	t.Helper()
-	_, text := callAs(t, "GET", url+"/api/v1/node", key, "", "application/json")
+	_, text := call(t, "GET", url+"/api/v1/node", key, "", "application/json")
 	var list struct{ Nodes []seenNode }
 	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list.Nodes) != 2 {
 		t.Fatalf("got %s, %v, want two nodes", text, err)

@@ -137,7 +137,7 @@ func TestUserInterfaces(t *testing.T) {
 func TestKeysOfUserInterfaces(t *testing.T) {
 	s := hstest.Start(t)
 	ask := func(method, path, key, body string, answer any) int {
-		status, text := callAs(t, method, s.URL+"/api/v1"+path, key, body, "application/json")
+		status, text := call(t, method, s.URL+"/api/v1"+path, key, body, "application/json")
 		if answer != nil {
 			if err := json.Unmarshal([]byte(text), answer); err != nil {
 				t.Fatalf("%s %s: got %d %s: %v", method, path, status, text, err)
@@ -176,7 +176,7 @@ func TestKeysOfUserInterfaces(t *testing.T) {
 // first ten.
 func TestShortKeys(t *testing.T) {
 	s := hstest.Start(t)
-	_, text := callAs(t, "POST", s.URL+"/api/v1/apikey", apiKey(t, s), `{"short":true}`, "application/json")
+	_, text := call(t, "POST", s.URL+"/api/v1/apikey", apiKey(t, s), `{"short":true}`, "application/json")
 	var made struct{ APIKey string }
 	if err := json.Unmarshal([]byte(text), &made); err != nil || len(made.APIKey) != 54 {
 		t.Fatalf("got %s, %v, want a key of 54 letters", text, err)
@@ -192,7 +192,7 @@ func TestShortKeys(t *testing.T) {
 		{"POST", "/apikey/expire", `{"prefix":"` + made.APIKey[:10] + `"}`, http.StatusOK},
 		{"GET", "/user", "", http.StatusUnauthorized},
 	} {
-		if status, text := callAs(t, step.method, s.URL+"/api/v1"+step.path, made.APIKey, step.body, "application/json"); status != step.status {
+		if status, text := call(t, step.method, s.URL+"/api/v1"+step.path, made.APIKey, step.body, "application/json"); status != step.status {
 			t.Errorf("%s %s: got %d %s, want %d", step.method, step.path, status, text, step.status)
 		}
 	}
@@ -210,7 +210,7 @@ func TestHeadplaneStarts(t *testing.T) {
 		t.Errorf("got %d %s, want 200", resp.StatusCode, text)
 	}
 	for _, key := range []string{"wrong", "hskey-api-000000000000-" + strings.Repeat("0", 64), "wT3_k-9.abc"} {
-		status, text := callAs(t, "GET", s.URL+"/api/v1/apikey", key, "", "application/json")
+		status, text := call(t, "GET", s.URL+"/api/v1/apikey", key, "", "application/json")
 		var refused struct{ Message string }
 		if err := json.Unmarshal([]byte(text), &refused); err != nil || status != http.StatusUnauthorized || refused.Message == "" {
 			t.Errorf("%s: got %d %s, want 401 and a message", key, status, text)

@@ -46,8 +46,10 @@ func TestKnownCallers(t *testing.T) {
 		{"a token whose client goes", token.Reveal(), func() error { return b.store.DeleteOAuthClient(t.Context(), client.ID) }},
 		{"a key whose user goes", hers, func() error { return b.store.DeleteUser(t.Context(), alice.ID) }},
 	} {
-		if !good(c.secret) || !good(c.secret) {
-			t.Errorf("%s: got it refused before", c.name)
+		for range 2 { // the second is remembered
+			if !good(c.secret) {
+				t.Errorf("%s: got it refused before", c.name)
+			}
 		}
 		if err := c.do(); err != nil {
 			t.Fatal(err)
