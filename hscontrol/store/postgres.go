@@ -30,6 +30,9 @@ type PostgresConfig struct {
 	DSN  string // a URL or the keywords of libpq, in place of the five above and of SSL; empty: those count
 	SSL  string // a mode of libpq ("disable", "require", "verify-full", ...); "true" is require, "false" or empty disable
 
+	// AnswerTime is how long the database may say nothing while an answer is waited for. 0: 30 s.
+	AnswerTime time.Duration
+
 	MaxOpenConns    int           // 0: 10; one of them is the writer's
 	MaxIdleConns    int           // 0: as MaxOpenConns
 	ConnMaxIdleTime time.Duration // 0: an hour
@@ -45,6 +48,11 @@ func (e postgresEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	answer := cfg.Postgres.AnswerTime
+	if answer <= 0 {
+		answer = answerTime
+	}
+	pc.DialFunc = dialImpatiently(answer) // of the pools: who listens waits for long
 	open, idle, idleTime := cfg.Postgres.MaxOpenConns, cfg.Postgres.MaxIdleConns, cfg.Postgres.ConnMaxIdleTime
 	if open <= 0 {
 		open = 10
