@@ -28,7 +28,7 @@ frontend clients
   default_backend headscale
 backend headscale
   balance leastconn
-  option httpchk GET /health
+  option httpchk GET /version
   default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
   server one 203.0.113.11:8080
   server two 203.0.113.12:8080

@@ -40,7 +40,7 @@ frontend clients
   default_backend headscale
 backend headscale
   balance leastconn
-  option httpchk GET /health
+  option httpchk GET /version
   default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
 %[4]s`
 

@@ -27,6 +27,7 @@ import (
 type balanced struct {
 	*hstest.Balancer
 	t             *testing.T
+	db            *hstest.Postgres
 	first, second *hstest.Process
 	key           string // of the API
 }
@@ -35,7 +36,7 @@ func startBalanced(t *testing.T, mode string) *balanced {
 	t.Helper()
 	db := hstest.StartPostgres(t)
 	text := section(db.Database(), filepath.Join(t.TempDir(), "secrets.key"))
-	b := &balanced{t: t, first: hstest.StartProcess(t, text)}
+	b := &balanced{t: t, db: db, first: hstest.StartProcess(t, text)}
 	b.second = hstest.StartProgram(t, b.first.Program, text)
 	b.Balancer = hstest.StartBalancer(t, mode, b.first, b.second)
 	b.key = b.first.CLI("apikeys", "create")
@@ -222,6 +223,50 @@ func TestServerIsKilledBehindBalancer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While the database is away the balancer leaves everybody where he is, and sends those who come to servers that serve
+// maps.
+func TestDatabaseIsAwayBehindBalancer(t *testing.T) {
+	b := startBalanced(t, "http")
+	all, polls := settle(t, b.first.ProcessKey(), []*hstest.Server{&b.Server}, 6)
+	ended := make(chan int, len(all))
+	var wg sync.WaitGroup
+	for i, p := range polls {
+		wg.Go(func() {
+			for p.Next() == nil {
+			}
+			ended <- i
+		})
+	}
+	b.db.End(syscall.SIGQUIT)
+	select {
+	case i := <-ended:
+		t.Errorf("the poll of node %d ended", i)
+	case <-time.After(4 * time.Second): // longer than the balancer takes to give servers up
+	}
+	if status, _ := all[0].TryUpdate(hstest.Context(t), "192.0.2.1:1"); status != http.StatusServiceUnavailable {
+		t.Errorf("an update while the database is away: got status %d, want 503", status)
+	}
+	for range 4 {
+		late := b.Node("late")
+		late.Machine, late.Key = all[5].Machine, all[5].Key
+		p, err := late.TryPoll()
+		if err != nil || len(p.Netmap.Peers) != len(all)-1 {
+			t.Fatalf("a poll while the database is away: %v", err)
+		}
+		p.Close()
+		late.Disconnect()
+	}
+	b.db.Begin()
+	await(t, "an update is taken", func() bool {
+		status, _ := all[0].TryUpdate(hstest.Context(t), "192.0.2.1:2")
+		return status == http.StatusOK
+	})
+	for _, p := range polls {
+		p.Close()
+	}
+	wg.Wait()
 }
 
 // findAnother has the nodes whose streams end poll again, and says how long it took until all who are cut off had their
