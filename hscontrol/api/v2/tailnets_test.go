@@ -9,6 +9,7 @@ import (
 
 	tailscale "tailscale.com/client/tailscale/v2"
 
+	"github.com/keelscale/keelscale/hscontrol/hstest"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
@@ -71,7 +72,9 @@ func TestTailnets(t *testing.T) {
 	var create tailscale.KeyCapabilities
 	create.Devices.Create.Tags = []string{"tag:web"}
 	key := must[*tailscale.Key](t)(child(made.ID).Keys().CreateAuthKey(w.ctx, tailscale.CreateKeyRequest{Capabilities: create}))
-	w.Node("guest").Join(key.Key)
+	guest := w.Node("guest")
+	guest.Join(key.Key)
+	poll := guest.Poll()
 	must[*tailnet.User](t)(w.Store().CreateUser(w.ctx, tailnet.User{TailnetID: must[*tailnet.Tailnet](t)(w.Store().FindTailnet(w.ctx, "our-lab")).ID, Name: "thor", Role: "owner"}))
 	if devices := must[[]tailscale.Device](t)(child(made.ID).Devices().List(w.ctx)); len(devices) != 1 {
 		t.Errorf("got devices %+v, want the guest alone", devices)
@@ -86,6 +89,8 @@ func TestTailnets(t *testing.T) {
 	if status, body := w.askAs("", "DELETE", "/tailnet/"+made.ID, "", own); status != http.StatusOK {
 		t.Fatalf("deleting it: got %d %s", status, body)
 	}
+	poll.Await("that it is gone", func(m *hstest.Netmap) bool { return m.Node.Expired && len(m.Peers) == 0 })
+	poll.Close()
 	if found := w.listed(maker); len(found) != 2 {
 		t.Errorf("deleted: got %v, want the two others", found)
 	}
