@@ -75,7 +75,7 @@ func (s *Store) remember(t *tx) {
 		}
 	}
 	known := s.marks.revisions.Load()
-	if known == nil {
+	if known == nil || t.undone {
 		s.recall(t.ctx)
 		return
 	}
@@ -103,9 +103,12 @@ func (s *Store) doubt() {
 
 // recall reads the revisions that the writer will keep from now on; while they cannot be read, all read them themselves.
 func (s *Store) recall(ctx context.Context) {
-	if revisions, err := s.readRevisions(ctx); err == nil {
-		s.marks.revisions.Store(&revisions)
+	revisions, err := s.readRevisions(ctx)
+	if err != nil {
+		s.marks.revisions.Store(nil)
+		return
 	}
+	s.marks.revisions.Store(&revisions)
 }
 
 // shelf keeps rows of a topic. The zero shelf is ready.

@@ -20,11 +20,13 @@ type tx struct {
 	conn *sql.Conn
 	now  time.Time
 
-	tailnets map[tailnet.ID]*tailnet.Tailnet // those read and locked so far
-	keys     map[string]*tailnet.PreAuthKey  // those read so far, by prefix: a herd often joins with one
-	dropped  map[tailnet.ID]bool             // those deleted
-	revised  map[tailnet.ID]tailnet.Revision // where those that changed or were made are now
+	tailnets map[tailnet.ID]*tailnet.Tailnet  // those read and locked so far
+	keys     map[string]*tailnet.PreAuthKey   // those read so far, by prefix: a herd often joins with one
+	dropped  map[tailnet.ID]bool              // those deleted
+	ahead    map[tailnet.NodeID]*tailnet.Node // rows that were read and not changed since
+	revised  map[tailnet.ID]tailnet.Revision  // where those that changed or were made are now
 	touched  [topics]bool
+	undone   bool // an operation failed that had written: dropped and revised may tell of what was taken back
 	caller   context.Context // of the running operation
 	changes  []change
 	entries  []tailnet.AuditEntry // for the audit log
@@ -42,6 +44,7 @@ func (s *Store) newTx(ctx context.Context, conn *sql.Conn, careful bool) *tx {
 		tailnets: map[tailnet.ID]*tailnet.Tailnet{},
 		keys:     map[string]*tailnet.PreAuthKey{},
 		dropped:  map[tailnet.ID]bool{},
+		ahead:    map[tailnet.NodeID]*tailnet.Node{},
 		revised:  map[tailnet.ID]tailnet.Revision{},
 		elect:    map[tailnet.ID]bool{},
 	}
@@ -60,6 +63,7 @@ func (t *tx) run(operation func(*tx) error) error {
 	}
 	t.tailnets, t.changes, t.entries, t.news = before, t.changes[:changes], t.entries[:entries], t.news[:told]
 	clear(t.keys)
+	t.undone = t.undone || t.wrote
 	t.broken = t.undo(err)
 	return err
 }
