@@ -29,6 +29,12 @@ type change struct {
 
 // changed notes that the object was made, changed or deleted. Every write of something that is in snapshots needs it.
 func (t *tx) changed(id tailnet.ID, kind string, object uint64) {
+	switch {
+	case kind == kindNode:
+		delete(t.ahead, tailnet.NodeID(object))
+	case kind == kindTailnet, kind == kindUser:
+		clear(t.ahead) // their nodes may have gone with them
+	}
 	t.changes = append(t.changes, change{tailnet: id, kind: kind, object: object})
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,7 +136,34 @@ func (t *tx) node(id tailnet.NodeID) (*tailnet.Node, error) {
 	return t.readNode(id) // it may have changed before the lock was ours
 }
 
+// readAhead reads the rows that the operations of a group begin with; those that cannot be read are the operations'
+// own fault. Where other processes write too a row counts only once its tailnet is locked: there each reads its own.
+func (t *tx) readAhead(group []*operation) {
+	var ids []tailnet.NodeID
+	for _, op := range group {
+		if op.of != 0 {
+			ids = append(ids, op.of)
+		}
+	}
+	if len(ids) < 2 || t.s.engine.shared() {
+		return
+	}
+	for ids := range slices.Chunk(ids, idsPerQuery) {
+		nodes, err := t.nodesWhere("n.id IN ("+marks(len(ids))+")", signed(ids)...)
+		if err != nil {
+			return
+		}
+		for _, n := range nodes {
+			t.ahead[n.ID] = n
+		}
+	}
+}
+
 func (t *tx) readNode(id tailnet.NodeID) (*tailnet.Node, error) {
+	if n := t.ahead[id]; n != nil {
+		delete(t.ahead, id) // whoever has it may change it
+		return n, nil
+	}
 	n, err := scanNode(t.queryRow(selectNodes+" WHERE n.id = ?", int64(id)).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("node %d: %w", id, tailnet.ErrNotFound)

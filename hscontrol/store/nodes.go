@@ -121,7 +121,7 @@ func (s *Store) UpdateNode(ctx context.Context, id tailnet.NodeID, u NodeUpdate)
 		u.Arrived = s.now()
 	}
 	u.Arrived = storable(u.Arrived)
-	err = s.write(ctx, func(t *tx) (err error) {
+	err = s.writeNode(ctx, id, func(t *tx) (err error) {
 		node, changed, err = t.update(id, u)
 		return err
 	})

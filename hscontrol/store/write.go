@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
 var (
@@ -37,7 +39,8 @@ type writer struct {
 type operation struct {
 	ctx   context.Context
 	run   func(*tx) error
-	taken atomic.Bool // by the writer, which will answer, or by its caller, who went away
+	of    tailnet.NodeID // whose row it begins with; zero: it may be any
+	taken atomic.Bool    // by the writer, which will answer, or by its caller, who went away
 	err   error
 	done  chan struct{} // closed by the answer
 	after func(error)   // called with the answer; nil: nothing is
@@ -71,7 +74,12 @@ func (s *Store) stopWriter() {
 // write runs an operation in the next group and returns when that is committed. If ctx is done before the operation
 // runs, nothing is written; once it runs, its outcome is waited for.
 func (s *Store) write(ctx context.Context, run func(*tx) error) error {
-	op := &operation{ctx: ctx, run: run, done: make(chan struct{})}
+	return s.writeNode(ctx, 0, run)
+}
+
+// writeNode is write for an operation that begins with the row of a node: a group reads those in few statements.
+func (s *Store) writeNode(ctx context.Context, id tailnet.NodeID, run func(*tx) error) error {
+	op := &operation{ctx: ctx, run: run, of: id, done: make(chan struct{})}
 	select {
 	case <-s.writer.quit:
 		return errClosed
@@ -223,6 +231,7 @@ func (s *Store) tryGroup(group []*operation, careful bool) (err error) {
 		}
 	}()
 	t := s.newTx(ctx, conn, careful)
+	t.readAhead(group)
 	for _, op := range group {
 		if op.err = op.ctx.Err(); op.err != nil {
 			continue

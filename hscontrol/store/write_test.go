@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -90,6 +92,72 @@ func TestGroupCommit(t *testing.T) {
 		}
 		if nodes := must[[]*tailnet.Node](t)(w.ListNodes(w.ctx, store.NodeFilter{UserID: w.user.ID})); len(nodes) != herd*9/10 {
 			t.Errorf("got %d nodes, want %d", len(nodes), herd*9/10)
+		}
+	})
+}
+
+// TestGroupSeesItself: of operations on one node in one transaction each sees what those before it wrote, although the
+// rows of all were read first.
+func TestGroupSeesItself(t *testing.T) {
+	bothConfigs(t, func(t *testing.T, cfg store.Config) {
+		w := newWorld(t, cfg)
+		twice, renamed, deleted, came := w.join("twice"), w.join("renamed"), w.join("deleted"), w.join("came")
+		release := hold(t, cfg)
+		before := w.Stats()
+		first := make(chan error, 1)
+		go func() { first <- w.OpenSession(w.ctx, twice.ID, "x") }() // the writer takes it and waits for the lock
+		for w.Stats().Groups == before.Groups {
+			// until the writer has it
+		}
+		at := w.clock.advance(time.Hour).Add(-time.Minute)
+		update := func(n *tailnet.Node, second time.Duration, port uint16) func() error {
+			return func() error {
+				updated, _, err := w.UpdateNode(w.ctx, n.ID, store.NodeUpdate{
+					Arrived: at.Add(second * time.Second), Endpoints: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)},
+				})
+				if n == came && err == nil && !updated.Online {
+					return errors.New("it is not known to be online")
+				}
+				return err
+			}
+		}
+		steps := []struct {
+			do   func() error
+			want error
+		}{
+			{update(twice, 2, 2), nil},
+			{update(twice, 1, 1), tailnet.ErrStale},
+			{update(twice, 3, 3), nil},
+			{func() error { _, err := w.RenameNode(w.ctx, renamed.ID, "new"); return err }, nil},
+			{update(renamed, 1, 4), nil},
+			{func() error { return w.DeleteNode(w.ctx, deleted.ID) }, nil},
+			{update(deleted, 1, 5), tailnet.ErrNotFound},
+			{func() error { return w.OpenSession(w.ctx, came.ID, "y") }, nil},
+			{update(came, 1, 6), nil},
+		}
+		var wg sync.WaitGroup
+		errs := make([]error, len(steps))
+		for i, step := range steps {
+			wg.Go(func() { errs[i] = step.do() })
+			for w.Stats().Waiting <= i {
+				// until it waits behind those before it
+			}
+		}
+		release()
+		wg.Wait()
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+		for i, step := range steps {
+			if !errors.Is(errs[i], step.want) {
+				t.Errorf("step %d: got %v, want %v", i, errs[i], step.want)
+			}
+		}
+		if n := w.node(twice.ID); len(n.Endpoints) != 1 || n.Endpoints[0].Port() != 3 || !n.Online {
+			t.Errorf("updated twice: got %v, online %v; want the newest endpoint and online", n.Endpoints, n.Online)
+		}
+		if n := w.node(renamed.ID); n.GivenName != "new" || len(n.Endpoints) != 1 || n.Endpoints[0].Port() != 4 {
+			t.Errorf("renamed and updated: got %q %v, want both", n.GivenName, n.Endpoints)
 		}
 	})
 }
