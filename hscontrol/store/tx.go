@@ -26,7 +26,7 @@ type tx struct {
 	ahead    map[tailnet.NodeID]*tailnet.Node // rows that were read and not changed since
 	revised  map[tailnet.ID]tailnet.Revision  // where those that changed or were made are now
 	touched  [topics]bool
-	undone   bool // an operation failed that had written: dropped and revised may tell of what was taken back
+	undone   bool            // an operation failed that had written: dropped and revised may tell of what was taken back
 	caller   context.Context // of the running operation
 	changes  []change
 	entries  []tailnet.AuditEntry // for the audit log
