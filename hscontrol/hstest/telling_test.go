@@ -20,8 +20,8 @@ import (
 // told is what two servers told a webhook and a receiver of the audit log.
 type told struct {
 	mu     sync.Mutex
-	events []string // names of users, as their events came
-	rows   []uint64 // IDs, as they came
+	events []string      // names of users, as their events came
+	rows   []uint64      // IDs, as they came
 	gate   chan struct{} // endpoints answer when it is closed; nil: at once
 	asked  chan struct{} // one for each request that waits there
 }
