@@ -83,9 +83,11 @@ func (w *world) compile(text string) {
 			w.t.Fatalf("parsing %s: %v", text, err)
 		}
 	}
-	if w.view.Policy, err = policy.Compile(p, w.view.Snapshot); err != nil {
+	compiled, err := policy.Compile(p, w.view.Snapshot)
+	if err != nil {
 		w.t.Fatalf("compiling %s: %v", text, err)
 	}
+	w.view.Policy = compiled.Keep(w.view.Policy)
 	w.view.Snapshot.Policy = &tailnet.PolicyVersion{Text: text}
 }
 

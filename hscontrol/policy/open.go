@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
@@ -16,6 +17,15 @@ type openTailnet struct {
 	routes   map[tailnet.NodeID][]netip.Prefix // of the nodes that have some
 	peerCaps map[tailnet.NodeID]tailcfg.NodeCapMap
 	barred   map[tailnet.NodeID]bool // those that are cut off
+}
+
+// Keep is prev if both say the same to everybody for sure, else c. Without a policy that is so as long as no ranges,
+// routes or exit nodes come and go, whoever joins.
+func (c *Compiled) Keep(prev *Compiled) *Compiled {
+	if c.open != nil && prev != nil && prev.open != nil && reflect.DeepEqual(c.open, prev.open) {
+		return prev
+	}
+	return c
 }
 
 // barred are the nodes that are cut off, nil if there is none.

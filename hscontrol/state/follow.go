@@ -14,9 +14,10 @@ import (
 // sessions are still busy with it are gathered, for longer while others are busy too. A tailnet that rests keeps no other
 // one waiting.
 const (
-	restMost        = 200 * time.Millisecond
-	restPerListener = 25 * time.Microsecond // what one session costs when it wakes
-	roundPause      = time.Millisecond      // between two rounds
+	restMost        = 500 * time.Millisecond
+	restForOthers   = 200 * time.Millisecond // of it, for the sessions of other tailnets
+	restPerListener = 50 * time.Microsecond  // what one session and its client cost when it wakes
+	roundPause      = time.Millisecond       // between two rounds
 	retryPause      = 250 * time.Millisecond
 )
 
@@ -120,10 +121,14 @@ func (s *State) rest(id tailnet.ID, takes time.Duration) {
 		s.follow.busy = now
 	}
 	s.follow.busy = s.follow.busy.Add(takes)
-	if most := now.Add(restMost); s.follow.busy.After(most) {
+	if most := now.Add(restForOthers); s.follow.busy.After(most) {
 		s.follow.busy = most
 	}
-	s.follow.rests[id] = s.follow.busy
+	rests := now.Add(min(takes, restMost))
+	if rests.Before(s.follow.busy) {
+		rests = s.follow.busy
+	}
+	s.follow.rests[id] = rests
 }
 
 // advance makes the view after prev from what the store says changed since; nil when the tailnet is gone.

@@ -109,6 +109,9 @@ func (s *State) compile(ctx context.Context, next, prev *View) *policy.Compiled 
 		if !sameText {
 			s.logWarnings(next.Tailnet.Name, compiled.Warnings())
 		}
+		if prev != nil {
+			compiled = compiled.Keep(prev.Policy)
+		}
 		return compiled
 	}
 	// It compiled when it was accepted, so the users or nodes changed since in a way that it does not stand. Until it is
