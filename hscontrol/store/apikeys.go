@@ -24,15 +24,19 @@ func (s *Store) CreateAPIKey(ctx context.Context, k tailnet.APIKey) (*tailnet.AP
 	return row, secret, nil
 }
 
+func (s *Store) newAPIKeySecret(short bool) (tailnet.Secret, error) {
+	if short {
+		return tailnet.NewShortAPIKey(s.cfg.Rand)
+	}
+	return tailnet.NewSecret(tailnet.APIKeySecret, s.cfg.Rand)
+}
+
 func (s *Store) createAPIKey(ctx context.Context, k tailnet.APIKey) (*tailnet.APIKey, tailnet.Secret, error) {
 	scopes, tags, err := checkGrant(k.Scopes, k.Tags, k.Description)
 	if err != nil {
 		return nil, tailnet.Secret{}, err
 	}
-	secret, err := tailnet.NewSecret(tailnet.APIKeySecret, s.cfg.Rand)
-	if k.Short {
-		secret, err = tailnet.NewShortAPIKey(s.cfg.Rand)
-	}
+	secret, err := s.newAPIKeySecret(k.Short)
 	if err != nil {
 		return nil, tailnet.Secret{}, err
 	}

@@ -139,7 +139,8 @@ func (v *view) auditMark(which int) (AuditMark, error) {
 }
 
 // VerifyAudit walks the chain of the audit log after a row that is known to be good, at most limit rows (10,000 for
-// zero); after one that was pruned it begins with the first that is kept. It returns how far the chain holds, whether that is its end, and where it breaks, if it does.
+// zero); after one that was pruned it begins with the first that is kept. It returns how far the chain holds, whether
+// that is its end, and where it breaks, if it does.
 func (s *Store) VerifyAudit(ctx context.Context, from AuditMark, limit int) (at AuditMark, end bool, broken *tailnet.AuditBreak, err error) {
 	if limit <= 0 || limit > maxAuditPage {
 		limit = maxAuditPage

@@ -18,7 +18,8 @@ type CopyOptions struct {
 }
 
 // copied are the tables in an order that no reference points forward. Not among them: schema_version, which the target
-// has of its own, replicas and replica_relays, the servers that are alive, probe_answers, which nobody waits for long, database_timelines, see timeline.go, and secrets, see CopyOptions.
+// has of its own, replicas and replica_relays, the servers that are alive, probe_answers, which nobody waits for long,
+// database_timelines, see timeline.go, and secrets, see CopyOptions.
 var copied = []string{
 	"tailnets", "changes", "users", "pre_auth_keys", "api_keys", "oauth_clients", "access_tokens", "policy_versions", "nodes", "sessions", "registrations", "ssh_checks",
 	"relay_keys", "relay_regions", "relays", "relay_removals", "relay_sessions", "relay_loads", "relay_traffic",

@@ -43,8 +43,7 @@ func (s *Store) CreateTailnet(ctx context.Context, name string, v4, v6 netip.Pre
 			return err
 		}
 		t.revised[row.ID] = row.Revision
-		return t.audit(record{tailnet: row.ID, action: "tailnet.create", kind: kindTailnet, id: uint64(row.ID), name: name,
-			became: tailnetFacts{name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}})
+		return t.auditTailnet("tailnet.create", nil, row)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("creating tailnet %q: %w", name, err)
@@ -52,10 +51,24 @@ func (s *Store) CreateTailnet(ctx context.Context, name string, v4, v6 netip.Pre
 	return row, nil
 }
 
+// errDefaultStays is that somebody wants the default tailnet deleted.
+var errDefaultStays = fmt.Errorf("%w: the tailnet %q always exists", tailnet.ErrConflict, tailnet.DefaultName)
+
 type tailnetFacts struct {
 	Name string `json:"name"`
 	V4   string `json:"prefixV4,omitempty"`
 	V6   string `json:"prefixV6,omitempty"`
+}
+
+func factsOfTailnet(row *tailnet.Tailnet) tailnetFacts {
+	return tailnetFacts{row.Name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}
+}
+
+// auditTailnet is auditNode for tailnets.
+func (t *tx) auditTailnet(action string, was, became *tailnet.Tailnet) error {
+	r, row := changed(action, kindTailnet, was, became, factsOfTailnet)
+	r.tailnet, r.id, r.name = row.ID, uint64(row.ID), row.Name
+	return t.audit(r)
 }
 
 func prefixText(p netip.Prefix) string {
@@ -129,7 +142,7 @@ func findTailnet(db *gorm.DB, name string) (*tailnet.Tailnet, error) {
 func (s *Store) DeleteTailnet(ctx context.Context, name string) error {
 	err := s.write(ctx, func(t *tx) error {
 		if name == tailnet.DefaultName || name == "" {
-			return fmt.Errorf("%w: the tailnet %q always exists", tailnet.ErrConflict, tailnet.DefaultName)
+			return errDefaultStays
 		}
 		row, err := findTailnet(t.look(), name)
 		if err != nil {
@@ -141,8 +154,7 @@ func (s *Store) DeleteTailnet(ctx context.Context, name string) error {
 		if err := t.deleteTailnet(row.ID); err != nil {
 			return err
 		}
-		return t.audit(record{tailnet: row.ID, action: "tailnet.delete", kind: kindTailnet, id: uint64(row.ID), name: name,
-			was: tailnetFacts{name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}})
+		return t.auditTailnet("tailnet.delete", row, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting tailnet %q: %w", name, err)

@@ -16,9 +16,9 @@ func (s *Store) RemoveTailnet(ctx context.Context, id tailnet.ID) error {
 			return err
 		}
 		if id == s.defaultID {
-			return fmt.Errorf("%w: the tailnet %q always exists", tailnet.ErrConflict, tailnet.DefaultName)
+			return errDefaultStays
 		}
-		was := tailnetFacts{row.Name, prefixText(row.PrefixV4), prefixText(row.PrefixV6)}
+		was := *row // which is forgotten with the tailnet
 		if err := t.removeAllNodes(id); err != nil {
 			return err
 		}
@@ -28,7 +28,7 @@ func (s *Store) RemoveTailnet(ctx context.Context, id tailnet.ID) error {
 		if err := t.deleteTailnet(id); err != nil {
 			return err
 		}
-		return t.audit(record{tailnet: id, action: "tailnet.delete", kind: kindTailnet, id: uint64(id), name: was.Name, was: was})
+		return t.auditTailnet("tailnet.delete", &was, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting tailnet %d: %w", id, err)
