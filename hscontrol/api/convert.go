@@ -151,7 +151,13 @@ func (n *names) node(node *tailnet.Node) *headscalev1.Node {
 	if n.shown == nil {
 		return n.nodeAnew(node)
 	}
-	of := shownOf{node, n.users[node.UserID], n.keys[node.AuthKeyID], n.tailnets[node.TailnetID], node.Expired(n.now)}
+	of := shownOf{
+		node: node, user: n.users[node.UserID], key: n.keys[node.AuthKeyID], tailnet: n.tailnets[node.TailnetID],
+		expired: node.Expired(n.now),
+	}
+	if seen := n.lastSeen(node); seen != nil {
+		of.seen = *seen
+	}
 	m := n.shown.find(of)
 	if m == nil {
 		m = n.nodeAnew(node)

@@ -33,13 +33,15 @@ type shownNode struct {
 	json    atomic.Pointer[string] // as today's clients get it; nil: not written yet
 }
 
-// shownOf is all that the message of a node shows. The nouns are not changed any more, so pointers tell.
+// shownOf is all that the message of a node shows. The nouns are not changed any more, so pointers tell; the clock
+// changes the rest.
 type shownOf struct {
 	node    *tailnet.Node
 	user    *tailnet.User
 	key     *tailnet.PreAuthKey
 	tailnet string
 	expired bool
+	seen    time.Time // which moves by itself while a node is here; zero: never
 }
 
 // find is the message that was made of the same, or nil.
