@@ -47,8 +47,8 @@ func cameFrom(ctx context.Context) netip.Addr {
 	return at.Addr().Unmap().WithZone("")
 }
 
-// serveNoise upgrades to Noise and serves HTTP/2 inside it until the client leaves. A client holds two such connections,
-// so a new one says nothing about an older one.
+// serveNoise upgrades to Noise, and has HTTP/2 served inside it until the client leaves. A client holds two such
+// connections, so a new one says nothing about an older one.
 func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") == "" {
 		http.Error(w, "this address is for Tailscale clients: if one is on the other side, a proxy between took away its Upgrade header", http.StatusUpgradeRequired)
