@@ -20,8 +20,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLIENTS     := v1.62.1 v1.86.5 v1.102.5
 ALL_CLIENTS := v1.62.1 v1.64.2 v1.70.0 v1.76.6 v1.80.3 v1.86.5 v1.90.9 v1.96.5 v1.102.5
 
-# All but the scenes: those need root, and time of their own.
-UNIT = $(shell go list ./... | grep -v '/integration')
+# All but the scenes, which need root and time of their own, and but the tests of whole servers under load, some of which
+# hold them to a number of seconds: they have the machine to themselves.
+UNIT  = $(shell go list ./... | grep -v -e '/integration' -e '/hstest')
+WHOLE = ./hscontrol/hstest/...
 
 .PHONY: help
 help: ## lists what can be made
@@ -61,12 +63,13 @@ check: ## gofmt, vet and staticcheck
 unit: ## the tests that need no network of their own, with the race detector
 	@echo "unit: go test -race"
 	@race=-race; command -v gcc >/dev/null || { race=; echo "unit: no C compiler here, so without the race detector"; }; \
-	go test $$race -timeout 20m $(UNIT)
+	.ci/gotest $$race -timeout 20m $(UNIT); \
+	.ci/gotest $$race -timeout 20m $(WHOLE)
 
 .PHONY: scenes
 scenes: ## the scenes with real clients (root and TUN), clients built before
 	@echo "scenes: go test ./integration/..."
-	@go test ./integration/... -p 1 -timeout 40m
+	@.ci/gotest ./integration/... -p 1 -timeout 40m
 
 .PHONY: test-clients
 test-clients: packages ## nine versions of the client in one tailnet
