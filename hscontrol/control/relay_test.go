@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"tailscale.com/control/ts2021"
 	"tailscale.com/control/tsp"
+	"tailscale.com/health"
 	"tailscale.com/net/tsdial"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -120,7 +121,7 @@ func (r *relay) connect(url string, first *relayv1.Report) *link {
 	quiet := func(string, ...any) {}
 	r.client, err = ts2021.NewClient(ts2021.ClientOpts{
 		ServerURL: url, PrivKey: r.machine, ServerPubKey: serverKey,
-		Dialer: tsdial.NewFromFuncForDebug(quiet, dialer.DialContext), Logf: quiet,
+		Dialer: tsdial.NewFromFuncForDebug(quiet, dialer.DialContext), Logf: quiet, HealthTracker: new(health.Tracker),
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"tailscale.com/control/ts2021"
 	"tailscale.com/control/tsp"
+	"tailscale.com/health"
 	"tailscale.com/net/tsdial"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -73,7 +74,7 @@ func (n *Node) noise(ctx context.Context) (*ts2021.Client, error) {
 	n.client, err = ts2021.NewClient(ts2021.ClientOpts{
 		ServerURL: n.url, PrivKey: n.Machine, ServerPubKey: serverKey,
 		Dialer: tsdial.NewFromFuncForDebug(discard, new(net.Dialer).DialContext),
-		Logf:   discard, ProtocolVersion: uint16(n.Cap),
+		Logf:   discard, ProtocolVersion: uint16(n.Cap), HealthTracker: new(health.Tracker),
 	})
 	return n.client, err
 }
