@@ -5,7 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"net"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -23,17 +23,17 @@ import (
 
 	"github.com/keelscale/keelscale/hscontrol/config"
 	"github.com/keelscale/keelscale/hscontrol/hstest"
+	"github.com/keelscale/keelscale/hscontrol/hstest/pgtest"
 )
 
 // TestExporter asks what exporters ask: everything at once, over TLS with an API key, on one connection, again and again.
 func TestExporter(t *testing.T) {
 	certificate, pool := exportedCertificate(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := pgtest.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	s := hstest.Start(t, func(c *config.Config) {
 		c.GRPCListenAddr, c.TLS.CertPath, c.TLS.KeyPath = addr, certificate, certificate
 	})

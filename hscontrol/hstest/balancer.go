@@ -21,18 +21,18 @@ type Balancer struct {
 	socket string // where it takes orders
 }
 
-// balancerConfig is the configuration that docs/scaling.md shows, with the times and addresses of a test. HTTP mode
-// speaks of it as a proxy does that may end TLS: requests are looked at, and one that asks for an upgrade becomes a
-// tunnel.
+// balancerConfig is the configuration that docs/scaling.md shows, with the times and addresses of a test: a server that
+// was killed is given up after two seconds, and one that only waits for a processor is not. HTTP mode speaks of it as a
+// proxy does that may end TLS: requests are looked at, and one that asks for an upgrade becomes a tunnel.
 const balancerConfig = `global
   stats socket %[1]s level admin
 defaults
   mode %[2]s
-  timeout connect 3s
+  timeout connect 10s
   timeout client 3m
   timeout server 3m
   timeout tunnel 24h
-  timeout check 1s
+  timeout check 10s
   retries 3
   option redispatch
 frontend clients
@@ -80,7 +80,7 @@ func StartBalancer(t testing.TB, mode string, servers ...*Process) *Balancer {
 		t.Fatalf("starting haproxy: %v", err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for deadline := time.Now().Add(patience); !answers("tcp", addr) || !answers("unix", b.socket); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience); !answers("tcp", addr) || !answers("unix", b.socket); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("haproxy does not answer")
 		}
@@ -125,7 +125,7 @@ func (b *Balancer) Connections() []int {
 // order gives an order and the answer to it.
 func (b *Balancer) order(text string) string {
 	b.t.Helper()
-	conn, err := net.DialTimeout("unix", b.socket, patience)
+	conn, err := net.DialTimeout("unix", b.socket, Patience)
 	if err != nil {
 		b.t.Fatalf("giving haproxy an order: %v", err)
 	}

@@ -251,7 +251,7 @@ func (p *Poll) Next() error {
 // Await reads messages until ok holds.
 func (p *Poll) Await(what string, ok func(*Netmap) bool) {
 	p.t.Helper()
-	timer := time.AfterFunc(patience, p.stop)
+	timer := time.AfterFunc(Patience, p.stop)
 	defer timer.Stop()
 	for !ok(p.Netmap) {
 		if err := p.Next(); err != nil {
@@ -263,7 +263,7 @@ func (p *Poll) Await(what string, ok func(*Netmap) bool) {
 // AwaitEnd reads messages until the server ends the stream.
 func (p *Poll) AwaitEnd() {
 	p.t.Helper()
-	timer := time.AfterFunc(patience, p.stop)
+	timer := time.AfterFunc(Patience, p.stop)
 	for p.Next() == nil {
 	}
 	if !timer.Stop() {
@@ -271,12 +271,14 @@ func (p *Poll) AwaitEnd() {
 	}
 }
 
-// patience is how long a test waits for what should take milliseconds.
-const patience = 30 * time.Second
+// Patience is how long a test waits for what should take milliseconds. It is more than any machine needs, however busy
+// it is with other things: only a test that fails takes so long.
+const Patience = 3 * time.Minute
 
-// Context ends with the patience of a test.
+// Context ends with the patience of a test, which begins now: one that was made at the start of a long test may be over
+// at its end.
 func Context(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

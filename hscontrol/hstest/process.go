@@ -104,7 +104,7 @@ func (p *Process) Begin() {
 	}
 	p.exited = make(chan error, 1)
 	go func() { p.exited <- p.command.Wait() }()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(Patience); ; {
 		if answers("tcp", strings.TrimPrefix(p.URL, "http://")) && answers("unix", filepath.Join(filepath.Dir(p.config), "hs.sock")) {
 			return
 		}
@@ -140,7 +140,7 @@ func (p *Process) End(signal syscall.Signal) {
 	}
 	select {
 	case <-p.exited:
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		p.command.Process.Kill()
 		<-p.exited
 		p.t.Errorf("headscale did not end at %v", signal)
@@ -151,7 +151,7 @@ func (p *Process) End(signal syscall.Signal) {
 // CLI runs the command line against the process and gives what it printed.
 func (p *Process) CLI(args ...string) string {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, p.Program, append([]string{"-c", p.config}, args...)...).CombinedOutput()
 	if err != nil {

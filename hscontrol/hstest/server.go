@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/keelscale/keelscale/hscontrol"
 	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/hstest/pgtest"
 	"github.com/keelscale/keelscale/hscontrol/store"
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
@@ -68,12 +68,11 @@ func Prepare(t testing.TB, edit ...func(*config.Config)) *Server {
 // freePort is an address on loopback that nobody listens at.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := pgtest.FreePort()
 	if err != nil {
 		t.Fatalf("finding a free port: %v", err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // Begin starts the server, again after End.
@@ -110,7 +109,7 @@ func (s *Server) End() {
 		if err != nil {
 			s.t.Errorf("the server ended: %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(Patience):
 		s.t.Fatal("the server does not end")
 	}
 	s.stop = nil

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -190,12 +189,12 @@ func (c *Cluster) Run(cmd *exec.Cmd, words string, log *sync.WaitGroup) error {
 		}
 		ready <- fmt.Errorf("it ended: %s", said.String())
 	})
-	late := time.NewTimer(time.Minute)
+	late := time.NewTimer(3 * time.Minute)
 	defer late.Stop()
 	select {
 	case err = <-ready:
 	case <-late.C:
-		err = fmt.Errorf("it does not say %q within a minute", words)
+		err = fmt.Errorf("it does not say %q within three minutes", words)
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
@@ -215,16 +214,6 @@ func Program(name string) (string, error) {
 		return "", fmt.Errorf("%s is not installed: apt-get install postgresql", name)
 	}
 	return path, nil
-}
-
-// FreePort is a TCP port on 127.0.0.1 where nobody listens yet.
-func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // unprivileged is how to start a program in dir as somebody whom PostgreSQL accepts: root it does not.
