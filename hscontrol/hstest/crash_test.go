@@ -40,12 +40,10 @@ var crashPoints = []struct {
 		c.first.End(syscall.SIGKILL)
 	}},
 	{"after the commit, before it is known", "1", func(c *crashing, newcomer *hstest.Node) {
-		c.db.SQL("test1", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'") // a commit is durable, and not answered
-		c.db.SQL("test1", "SELECT pg_reload_conf()")
-		c.joining(newcomer, "wait_event = 'SyncRep' AND query ILIKE 'commit%'")
+		c.standbys("nobody") // a commit is durable, and not answered
+		c.joining(newcomer, "wait_event = 'SyncRep' AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'nodes'::regclass AND mode = 'RowExclusiveLock')")
 		c.first.End(syscall.SIGKILL)
-		c.db.SQL("test1", "ALTER SYSTEM SET synchronous_standby_names = ''")
-		c.db.SQL("test1", "SELECT pg_reload_conf()")
+		c.standbys("")
 	}},
 	{"after the commit, before it is published", "1", func(c *crashing, newcomer *hstest.Node) {
 		if err := syscall.Kill(c.first.PID(), syscall.SIGSTOP); err != nil {
@@ -138,6 +136,17 @@ func (c *crashing) joining(newcomer *hstest.Node, where string) {
 	})
 }
 
+// standbys has the database answer a commit when these standbys have it, and returns when that is in force: new
+// connections see it once all processes were told, and the checkpointer, which is who counts, has then read it when it
+// made the next checkpoint.
+func (c *crashing) standbys(names string) {
+	c.Helper()
+	c.db.SQL("test1", "ALTER SYSTEM SET synchronous_standby_names = '"+names+"'")
+	c.db.SQL("test1", "SELECT pg_reload_conf()")
+	await(c.T, "the standbys are set", func() bool { return c.db.SQL("test1", "SHOW synchronous_standby_names") == names })
+	c.db.SQL("test1", "CHECKPOINT")
+}
+
 // lockTailnets keeps every transaction that changes a tailnet waiting until release.
 func (c *crashing) lockTailnets() (release func()) {
 	c.Helper()
@@ -146,12 +155,12 @@ func (c *crashing) lockTailnets() (release func()) {
 		c.Fatal(err)
 	}
 	cmd := exec.Command(psql, "-h", c.db.Dir, "-p", strconv.Itoa(c.db.Port), "-U", pgtest.User, "-d", "test1", "-qX",
-		"-c", "BEGIN; SELECT id FROM tailnets FOR UPDATE; SELECT pg_sleep(60)")
+		"-c", "BEGIN; SELECT id FROM tailnets FOR UPDATE; SELECT pg_sleep(600)")
 	if err := cmd.Start(); err != nil {
 		c.Fatal(err)
 	}
 	await(c.T, "the lock", func() bool {
-		return c.db.SQL("test1", "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND wait_event = 'PgSleep'") == "1"
+		return c.db.SQL("test1", "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' AND wait_event = 'PgSleep'") == "1"
 	})
 	return func() {
 		c.db.SQL("test1", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")

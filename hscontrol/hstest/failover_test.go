@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,6 +72,9 @@ func TestPrimaryIsReplaced(t *testing.T) {
 			t.Errorf("server %d creates a user while there is no primary: got %v, want %v", i, err, tailnet.ErrReadOnly)
 		}
 	}
+	await(t, "some updates are refused", func() bool {
+		return slices.ContainsFunc(churns, func(c *churn) bool { return c.said.Load() > 0 })
+	})
 	promoted := time.Now()
 	if err := standby.Promote(); err != nil {
 		t.Fatal(err)
@@ -88,11 +92,12 @@ func TestPrimaryIsReplaced(t *testing.T) {
 	refused := 0
 	for i, c := range churns {
 		refused += int(c.said.Load())
-		if status, text := all[i].TryUpdate(hstest.Context(t), fmt.Sprintf("192.0.2.%d:61000", i+1)); status != http.StatusOK {
-			t.Errorf("node %d updates after the failover: got %d: %s", i, status, text)
-		}
+		await(t, fmt.Sprintf("node %d updates", i), func() bool {
+			status, _ := all[i].TryUpdate(hstest.Context(t), fmt.Sprintf("192.0.2.%d:61000", i+1))
+			return status == http.StatusOK
+		})
 	}
-	wrong := awaitPictures(polls, 30*time.Second, func(m *hstest.Netmap) bool {
+	wrong := awaitPictures(polls, func(m *hstest.Netmap) bool {
 		if len(m.Peers) != nodes-1 || !allOnline(m) {
 			return false
 		}
@@ -104,8 +109,8 @@ func TestPrimaryIsReplaced(t *testing.T) {
 		return true
 	})
 	t.Logf("writes work again %v after the promotion, %d updates were refused; views wrong afterwards: %d of %d", writes, refused, wrong, nodes)
-	if wrong > 0 || refused == 0 {
-		t.Errorf("got %d wrong views and %d refusals, want none and some", wrong, refused)
+	if wrong > 0 {
+		t.Errorf("got %d wrong views, want none", wrong)
 	}
 	for i, s := range servers {
 		await(t, fmt.Sprintf("server %d listens at the new primary", i), listening(s))
@@ -116,7 +121,6 @@ func TestPrimaryIsReplaced(t *testing.T) {
 // changes. What the servers show is what the database has all the same.
 func TestLostChangesAreTakenBack(t *testing.T) {
 	p, standby := startReplicated(t)
-	ctx := hstest.Context(t)
 	secret := p.a.Key(p.a.User("anna"))
 	watchers := []*hstest.Node{p.a.Node("left"), p.b.Node("right")}
 	var polls []*hstest.Poll
@@ -129,7 +133,7 @@ func TestLostChangesAreTakenBack(t *testing.T) {
 	for i := range boxes {
 		n := p.a.Node(fmt.Sprintf("box%d", i))
 		n.Join(secret)
-		row, err := p.a.Store().FindNodeByKey(ctx, n.Key.Public())
+		row, err := p.a.Store().FindNodeByKey(hstest.Context(t), n.Key.Public())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +151,7 @@ func TestLostChangesAreTakenBack(t *testing.T) {
 	}
 	await(t, "the standby hears no more", func() bool { return standby.SQL("test1", "SELECT count(*) FROM pg_stat_wal_receiver") == "0" })
 	for i := range boxes / 2 { // are lost
-		if _, err := p.a.Store().RenameNode(ctx, ids[i], fmt.Sprintf("lost%d", i)); err != nil {
+		if _, err := p.a.Store().RenameNode(hstest.Context(t), ids[i], fmt.Sprintf("lost%d", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -158,10 +162,11 @@ func TestLostChangesAreTakenBack(t *testing.T) {
 	if err := standby.Promote(); err != nil {
 		t.Fatal(err)
 	}
-	for i := boxes / 2; i < boxes; { // get the same revisions, and more
-		if _, err := p.b.Store().RenameNode(hstest.Context(t), ids[i], fmt.Sprintf("kept%d", i)); err == nil {
-			i++
-		}
+	for i := boxes / 2; i < boxes; i++ { // get the same revisions, and more
+		await(t, fmt.Sprintf("box%d is renamed", i), func() bool {
+			_, err := p.b.Store().RenameNode(hstest.Context(t), ids[i], fmt.Sprintf("kept%d", i))
+			return err == nil
+		})
 	}
 	for round := range 5 {
 		if _, err := p.b.Store().RenameNode(hstest.Context(t), ids[boxes-1], fmt.Sprintf("last%d", round)); err != nil {

@@ -204,6 +204,7 @@ func TestKilledServerKeepsRegistrations(t *testing.T) {
 	for round := range rounds {
 		ctx, cancel := context.WithCancel(hstest.Context(t))
 		var wg sync.WaitGroup
+		begun := make(chan bool, 8)
 		for worker := range 8 {
 			wg.Go(func() {
 				for i := 0; ctx.Err() == nil; i++ {
@@ -213,12 +214,21 @@ func TestKilledServerKeepsRegistrations(t *testing.T) {
 						mu.Lock()
 						answered[n.Name] = n
 						mu.Unlock()
+						select {
+						case begun <- true:
+						default:
+						}
 					}
 					n.Disconnect()
 				}
 			})
 		}
-		time.Sleep(time.Duration(50+rand.IntN(250)) * time.Millisecond) // a random moment of the storm
+		select {
+		case <-begun:
+		case <-ctx.Done():
+			t.Error("nobody is let in")
+		}
+		time.Sleep(time.Duration(rand.IntN(250)) * time.Millisecond) // a random moment of the storm
 		p.End(syscall.SIGKILL)
 		cancel()
 		wg.Wait()

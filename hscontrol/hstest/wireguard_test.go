@@ -89,7 +89,7 @@ func TestMapConfiguresWireGuard(t *testing.T) {
 			if string(got) != string(ping) {
 				t.Errorf("%s got another packet than %s sent", way.to.node.Name, way.from.node.Name)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(hstest.Patience):
 			t.Fatalf("no packet from %s to %s", way.from.node.Name, way.to.node.Name)
 		}
 	}
