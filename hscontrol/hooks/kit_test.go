@@ -17,10 +17,14 @@ import (
 	"github.com/keelscale/keelscale/hscontrol/tailnet"
 )
 
+// patience is how long a test waits for what should take moments.
+const patience = 2 * time.Minute
+
 // got is a request that a receiver had.
 type got struct {
 	header http.Header
 	body   []byte
+	taken  bool // and not answered otherwise
 }
 
 // receiver is a real HTTP server that keeps what it is told.
@@ -46,7 +50,7 @@ func newReceiver(t *testing.T) *receiver {
 		if answer != nil {
 			answer(w, req)
 		}
-		r.told <- got{req.Header, body}
+		r.told <- got{req.Header, body, answer == nil}
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -69,8 +73,8 @@ func (r *receiver) next(t *testing.T) got {
 	select {
 	case g := <-r.told:
 		return g
-	case <-time.After(20 * time.Second):
-		t.Fatal("the receiver was told nothing for 20 seconds")
+	case <-time.After(patience):
+		t.Fatalf("the receiver was told nothing for %v", patience)
 		return got{}
 	}
 }
@@ -124,7 +128,7 @@ func (s *site) runAs(cfg hooks.Config) {
 	s.t.Helper()
 	cfg.Store, cfg.Key, cfg.Log = s.store, s.key, s.log
 	if cfg.Timeout == 0 {
-		cfg.Timeout = 2 * time.Second
+		cfg.Timeout = time.Minute
 	}
 	if cfg.Backoff.First == 0 {
 		cfg.Backoff = hooks.Backoff{First: 50 * time.Millisecond, Most: 200 * time.Millisecond}
@@ -183,7 +187,7 @@ func (s *site) user(name string) *tailnet.User {
 // until asks again and again, with the store's own signal between.
 func (s *site) until(what string, is func() bool) {
 	s.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for {
 		moved := s.store.Moved()
 		if is() {
@@ -193,7 +197,7 @@ func (s *site) until(what string, is func() bool) {
 		case <-moved:
 		case <-time.After(100 * time.Millisecond):
 		case <-deadline:
-			s.t.Fatalf("20 seconds passed before %s", what)
+			s.t.Fatalf("%v passed before %s", patience, what)
 		}
 	}
 }
