@@ -237,7 +237,7 @@ func TestMoved(t *testing.T) {
 			t.Helper()
 			select {
 			case <-moved:
-			case <-time.After(10 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("%s did not wake the follower", what)
 			}
 		}

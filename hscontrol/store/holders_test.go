@@ -32,7 +32,7 @@ func TestHolders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := postgresConfig(t)
-			cfg.DeadAfter = 600 * time.Millisecond
+			cfg.DeadAfter = 5 * time.Second // within which a busy server says that it lives
 			cfg.Replica = "two"
 			w := newWorld(t, cfg)
 			other := cfg
@@ -66,7 +66,7 @@ func TestHolders(t *testing.T) {
 			}
 
 			end(t, cfg, first)
-			deadline := time.After(20 * time.Second)
+			deadline := time.After(patience)
 			held, claimed := false, 0
 			for !held || claimed == 0 {
 				moved := w.Moved()
@@ -75,7 +75,7 @@ func TestHolders(t *testing.T) {
 				case <-moved:
 				case <-time.After(50 * time.Millisecond):
 				case <-deadline:
-					t.Fatalf("20 s later the other holds the stream: %v, and took %d deliveries, want true, 1", held, claimed)
+					t.Fatalf("%v later the other holds the stream: %v, and took %d deliveries, want true, 1", patience, held, claimed)
 				}
 			}
 			if claimed != 1 {

@@ -297,7 +297,7 @@ func TestRelaysOfTailnets(t *testing.T) {
 
 func TestRelaySessions(t *testing.T) {
 	bothConfigs(t, func(t *testing.T, cfg store.Config) {
-		cfg.DeadAfter = 1500 * time.Millisecond
+		cfg.DeadAfter = 5 * time.Second // within which a busy machine opens a session and looks at it
 		cfg.Replica = "one"
 		w := newWorld(t, cfg)
 		r := w.enrol(store.RelayEnrolment{})

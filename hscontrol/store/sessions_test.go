@@ -99,13 +99,13 @@ func TestRestart(t *testing.T) {
 // TestDeadReplica: the sessions of a server that died are ended by another.
 func TestDeadReplica(t *testing.T) {
 	cfg := postgresConfig(t)
-	cfg.DeadAfter = 1500 * time.Millisecond
+	cfg.DeadAfter = 5 * time.Second // within which a busy machine opens a session and looks at it
 	w := newWorld(t, cfg)
+	mine, theirs := w.join("mine").ID, w.join("theirs").ID
+	w.online(mine)
 	other := cfg
 	other.Replica, other.DeadAfter = "two", time.Hour // it says that it lives once, and then it is silent
 	s := open(t, other)
-	mine, theirs := w.join("mine").ID, w.join("theirs").ID
-	w.online(mine)
 	if err := s.OpenSession(w.ctx, theirs, "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -118,10 +118,13 @@ func TestDeadReplica(t *testing.T) {
 	}
 }
 
+// patience is how long a test waits for what should take moments.
+const patience = 2 * time.Minute
+
 // until waits for what a commit brings.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(patience)
 	for {
 		moved := w.Moved()
 		if ok() {
