@@ -358,7 +358,7 @@ func TestEndIsQuick(t *testing.T) {
 	}()
 	begun := time.Now()
 	s.End()
-	if took := time.Since(begun); took > 8*time.Second {
+	if took := time.Since(begun); took > 30*time.Second {
 		t.Errorf("the server took %v to end with clients connected, want seconds", took)
 	}
 	if err := <-held; err == nil || errors.Is(err, context.Canceled) {

@@ -18,7 +18,7 @@ import (
 // does not take the route back when it is there again. The time for an answer is what a busy machine needs.
 func TestSilentRouterLosesItsRoute(t *testing.T) {
 	s := hstest.Start(t, func(c *config.Config) {
-		c.Node.HAProbeInterval, c.Node.HAProbeTimeout = 100*time.Millisecond, 3*time.Second
+		c.Node.HAProbeInterval, c.Node.HAProbeTimeout = 100*time.Millisecond, 6*time.Second
 	})
 	secret := s.Key(s.User("alice"))
 	route := netip.MustParsePrefix("10.9.0.0/24")

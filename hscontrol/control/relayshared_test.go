@@ -36,8 +36,10 @@ func TestRelayWithTwoServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.await("the node to be gone", func() bool { _, ok := l.admitted[a.Key.Public()]; return !ok })
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("deleted at another server: gone after %v, want 2 s at most", took)
+	took := time.Since(began)
+	t.Logf("deleted at another server: gone after %v", took)
+	if took > gone {
+		t.Errorf("deleted at another server: gone after %v, want %v at most", took, gone)
 	}
 
 	// Its server ends: the other one probes it, and it stays.

@@ -327,7 +327,7 @@ func dialRaw(t testing.TB, address string) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(20 * time.Second))
+	nc.SetDeadline(time.Now().Add(2 * time.Minute))
 	io.WriteString(nc, http2.ClientPreface)
 	r := &raw{t, nc, http2.NewFramer(nc, nc)}
 	r.AllowIllegalWrites = true
