@@ -82,7 +82,7 @@ func reaches(t *testing.T, text string, from *derphttp.Client, to key.NodePublic
 	t.Helper()
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
-	for deadline := time.After(30 * time.Second); ; {
+	for deadline := time.After(hstest.Patience); ; {
 		if err := from.Send(to, []byte(text)); err != nil {
 			t.Logf("%s: %v", text, err)
 		}
@@ -93,7 +93,7 @@ func reaches(t *testing.T, text string, from *derphttp.Client, to key.NodePublic
 			}
 		case <-again.C:
 		case <-deadline:
-			t.Fatalf("%q did not arrive within 30 s", text)
+			t.Fatalf("%.20q did not arrive within %v", text, hstest.Patience)
 		}
 	}
 }
@@ -146,8 +146,10 @@ func TestRelaysOfServersMeet(t *testing.T) {
 	}
 	for range iy {
 	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("gone after %v, want 2 s at most", took)
+	took := time.Since(began)
+	t.Logf("gone after %v", took)
+	if took > gone {
+		t.Errorf("gone after %v, want %v at most", took, gone)
 	}
 
 	// The second ends in order, and is back before the others miss it: nobody gets a new map.
@@ -224,7 +226,7 @@ func awaitSent(t *testing.T, s *hstest.Process, relay string, least uint64) {
 	type traffic struct {
 		Sent uint64 `json:",string"`
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(hstest.Patience); ; time.Sleep(200 * time.Millisecond) {
 		var list []struct {
 			Name         string
 			Today, Month traffic
@@ -239,7 +241,7 @@ func awaitSent(t *testing.T, s *hstest.Process, relay string, least uint64) {
 			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("relay %s did not say within 30 s that it sent %d bytes: %s", relay, least, text)
+			t.Fatalf("relay %s did not say within %v that it sent %d bytes: %s", relay, hstest.Patience, least, text)
 		}
 	}
 }
@@ -271,19 +273,13 @@ func TestRelaysBehindOneName(t *testing.T) {
 	use = db.Database()
 	c := hstest.Start(t, use, embedded, same)
 	d := hstest.Start(t, use, embedded, same, shareSecrets(c))
-	if got := fmt.Sprint(d.Faults(t.Context())); !strings.Contains(got, "at the same address, head.example.com, with different certificates") {
-		t.Errorf("got faults %s, want that the addresses are the same", got)
-	}
+	faultsWith(t, d, "at the same address, head.example.com, with different certificates")
 	// And where one has the other's key.
 	e := hstest.Prepare(t, use, embedded, same, shareSecrets(c), func(cfg *config.Config) {
 		cfg.DERP.Server.PrivateKeyPath = c.Config.DERP.Server.PrivateKeyPath
 	})
 	e.Begin()
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(fmt.Sprint(c.Faults(t.Context())), "another server has the same relay key"); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("no fault of the same key within 30 s")
-		}
-	}
+	faultsWith(t, c, "another server has the same relay key")
 }
 
 // A server without a relay keeps the place of the region while all relays of the others are away: a client whose home
@@ -299,9 +295,7 @@ func TestRegionKeepsItsPlace(t *testing.T) {
 	awaitRelays(poll, "999a")
 	a.End()
 	awaitRelays(poll, "no 999a")
-	if got := fmt.Sprint(b.Faults(t.Context())); !strings.Contains(got, "the DERP map is empty") {
-		t.Errorf("got faults %s, want that there is no relay", got)
-	}
+	faultsWith(t, b, "the DERP map is empty")
 	a.Begin()
 	awaitRelays(poll, "999a")
 }

@@ -35,7 +35,7 @@ func TestLastSeenOfUserInterfaces(t *testing.T) {
 	here.Poll()
 	key := apiKey(t, s)
 	nodes := listed(t, s.URL, key)
-	for deadline := time.Now().Add(30 * time.Second); !nodes[1].Online && time.Now().Before(deadline); nodes = listed(t, s.URL, key) {
+	for deadline := time.Now().Add(hstest.Patience); !nodes[1].Online && time.Now().Before(deadline); nodes = listed(t, s.URL, key) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	for _, n := range nodes {

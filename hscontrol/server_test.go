@@ -79,7 +79,7 @@ func TestMalformedHandshakes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			conn.SetDeadline(time.Now().Add(hstest.Patience))
 			req := "POST /ts2021 HTTP/1.1\r\nHost: x\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n"
 			if header != "" {
 				req += "X-Tailscale-Handshake: " + header + "\r\n"

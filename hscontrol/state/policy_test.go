@@ -31,7 +31,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	db, err := store.Open(ctx, store.Config{
 		Type: "sqlite", SQLite: store.SQLiteConfig{Path: filepath.Join(t.TempDir(), "db.sqlite"), WAL: true},
