@@ -46,7 +46,8 @@ type session struct {
 }
 
 func (s *session) run(ctx context.Context) {
-	defer s.feed.Listen()()
+	listener := s.feed.Listen()
+	defer listener.Stop()
 	sent := s.feed.Load()
 	if sent == nil || !s.sendFull(sent) {
 		return
@@ -58,31 +59,42 @@ func (s *session) run(ctx context.Context) {
 		s.open(ctx)
 	}
 	for {
+		listener.Await(sent)
 		select {
-		case <-sent.Superseded():
-			next := s.feed.Load()
+		case <-listener.Turn():
+			next, frame := s.news(sent)
+			listener.Leave()
 			if next == nil {
 				s.steer(ctx)
 				return
 			}
-			begun := time.Now()
-			frame, gone := s.control.Mapper.DiffFrame(sent.View, next.View, s.viewer, s.out.compress, s.control.Now())
-			if gone || s.rekeyed(next) {
-				s.steer(ctx)
-				return
-			}
-			s.control.encoded.since(begun)
 			if frame != nil && !s.out.send(frame) {
 				return
 			}
 			sent = next
 			s.cursor.Store(sent)
 		case <-s.out.roused:
+			listener.Leave()
 			if ctx.Err() != nil || s.over.Load() || !s.askNow() || !s.out.keepAlive() { // ctx ends at the latest when Run closes the connections
 				return
 			}
 		}
 	}
+}
+
+// news is the newest edition and what of it the client has to be sent, which may be nothing. The edition is nil if the
+// node is not in it, or not with the key that this poll is for.
+func (s *session) news(sent *state.Edition) (*state.Edition, mapper.Frame) {
+	next := s.feed.Load()
+	if next == nil || s.rekeyed(next) {
+		return nil, nil
+	}
+	defer s.control.encoded.since(time.Now())
+	frame, gone := s.control.Mapper.DiffFrame(sent.View, next.View, s.viewer, s.out.compress, s.control.Now())
+	if gone {
+		return nil, nil
+	}
+	return next, frame
 }
 
 // askNow pings the client, if that is wanted.

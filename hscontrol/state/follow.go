@@ -102,7 +102,7 @@ func (s *State) catchUp(ctx context.Context) (due time.Time, err error) {
 		feed.publish(next, s.now())
 		s.published.Add(1)
 		published = true
-		s.rest(id, time.Duration(feed.listeners.Load())*restPerListener)
+		s.rest(id, time.Duration(feed.turns.all.Load())*restPerListener)
 	}
 	if s.dropGone(revisions) || published {
 		s.round.Lock()

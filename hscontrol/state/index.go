@@ -10,7 +10,7 @@ func (s *State) feedFor(id tailnet.ID) *Feed {
 	defer s.mu.Unlock()
 	f := s.feeds[id]
 	if f == nil {
-		f = &Feed{id: id}
+		f = newFeed(id)
 		s.feeds[id] = f
 	}
 	return f
@@ -51,7 +51,7 @@ func (s *State) dropGone(revisions map[tailnet.ID]tailnet.Revision) bool {
 				}
 			}
 		}
-		f.end()
+		f.end(s.now())
 		delete(s.feeds, id)
 		delete(s.problems, id)
 		delete(s.relayless, id)

@@ -43,11 +43,7 @@ func TestRelaysInTheMap(t *testing.T) {
 			if ok(e.View) {
 				return e.View
 			}
-			select {
-			case <-e.Superseded():
-			case <-t.Context().Done():
-				t.Fatalf("waiting for %s", what)
-			}
+			newer(t, feed, e, what)
 		}
 	}
 	health := func(healthy bool) {

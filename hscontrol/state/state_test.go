@@ -108,7 +108,7 @@ func TestViewsFollowTheStore(t *testing.T) {
 	id := defaultTailnet(t, s).ID
 	before := st.Feed(id).Load()
 	n := join(t, s, nil)
-	<-before.Superseded()
+	newer(t, st.Feed(id), before, "the node")
 	await(t, st, "the node", func() bool { v, found := st.Find(n.NodeKey); return found != nil && v.Rev > before.Rev })
 
 	// What did not change is shared.
@@ -142,11 +142,12 @@ func TestTailnetsComeAndGo(t *testing.T) {
 	if v.Domain != "lab.example.net" || len(v.Prefixes) != 1 || v.DNS.Routes["9.10.in-addr.arpa"] == nil {
 		t.Errorf("got domain %q, prefixes %v, DNS routes %v", v.Domain, v.Prefixes, v.DNS.Routes)
 	}
-	edition := st.Feed(tn.ID).Load()
+	feed := st.Feed(tn.ID)
+	edition := feed.Load()
 	if err := s.DeleteTailnet(t.Context(), "lab"); err != nil {
 		t.Fatal(err)
 	}
-	<-edition.Superseded()
+	newer(t, feed, edition, "the tailnet to go")
 	await(t, st, "the tailnet to go", func() bool { return st.View(tn.ID) == nil })
 }
 
