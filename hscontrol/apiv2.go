@@ -1,20 +1,18 @@
 package hscontrol
 
-import (
-	v2 "github.com/keelscale/keelscale/hscontrol/api/v2"
-	"github.com/keelscale/keelscale/hscontrol/config"
-)
+import v2 "github.com/keelscale/keelscale/hscontrol/api/v2"
 
 // apiV2Config is what Tailscale's API is answered from: what REST v1 is, too.
 func (s *Server) apiV2Config() v2.Config {
 	cfg := s.config()
-	c := v2.Config{
+	return v2.Config{
 		Store:       s.store,
 		Guard:       s.api.Guard(),
 		View:        s.state.View,
 		Fresh:       s.state.Fresh,
 		CheckPolicy: s.checkPolicy,
 		AwaitPolicy: s.state.AwaitPolicy,
+		PolicyFile:  s.policyFile,
 		NodeExpiry:  cfg.Node.Expiry,
 
 		WebhookSecret: s.hookKey.Secret,
@@ -22,11 +20,4 @@ func (s *Server) apiV2Config() v2.Config {
 
 		Log: s.log,
 	}
-	if cfg.Policy.Mode == config.PolicyFile {
-		c.PolicyFile = "policy.mode: file"
-		if cfg.Policy.Path != "" {
-			c.PolicyFile = cfg.Policy.Path
-		}
-	}
-	return c
 }

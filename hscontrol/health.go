@@ -117,8 +117,7 @@ func (s *Server) apiConfig(serverKey key.MachinePublic) api.Config {
 	cfg := s.config()
 	return api.Config{
 		Store:       s.store,
-		PolicyMode:  cfg.Policy.Mode,
-		PolicyPath:  cfg.Policy.Path,
+		PolicyFile:  s.policyFile,
 		CheckPolicy: s.checkPolicy,
 		TagExists: func(_ context.Context, id tailnet.ID, tag string) bool {
 			v := s.state.View(id)

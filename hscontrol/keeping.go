@@ -137,6 +137,13 @@ func (s *Server) loadPolicyFile(ctx context.Context) error {
 	return nil
 }
 
+// policyFile is the file that governs a tailnet, if one does: that of the configuration is the default tailnet's, and the
+// others have their policies in the database.
+func (s *Server) policyFile(t *tailnet.Tailnet) (path string, governs bool) {
+	cfg := s.config()
+	return cfg.Policy.Path, cfg.Policy.Mode == config.PolicyFile && t.Name == tailnet.DefaultName
+}
+
 // policyFileFault is the name of the fault that the policy file cannot be used.
 const policyFileFault = "policy-file"
 

@@ -53,7 +53,7 @@ func (c *cli) policySet() *cobra.Command {
 	req := &headscalev1.SetPolicyRequest{}
 	cmd, read := c.policyFileCommand("set", "put a policy in force")
 	cmd.Long = `Puts a policy in force, after it was checked and its tests and sshTests passed. What was in force before is kept: see
-headscale policy history. With policy.mode file this is refused: the file is the policy.`
+headscale policy history. With policy.mode file this is refused for the tailnet default: the file is its policy.`
 	cmd.Aliases = []string{"put", "update"}
 	changeFlags(cmd, &req.Note, &req.Unapprove)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {

@@ -37,10 +37,9 @@ import (
 type Config struct {
 	Store *store.Store
 
-	// PolicyMode is "file" or "database" (empty: "database"). With "file" a policy cannot be set here, because
-	// PolicyPath holds it.
-	PolicyMode string
-	PolicyPath string
+	// PolicyFile reports whether a file governs a tailnet now, so that its policy cannot be set here, and which one; the
+	// path is empty where the configuration names none. Nil: all policies are in the database.
+	PolicyFile func(t *tailnet.Tailnet) (path string, governs bool)
 	// CheckPolicy says whether the text can be a tailnet's policy. Its errors are shown as they are.
 	CheckPolicy func(ctx context.Context, id tailnet.ID, text string) (warnings []string, err error)
 	// TagExists reports whether the policy in force has the tag among its tagOwners.

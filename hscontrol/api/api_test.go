@@ -68,7 +68,6 @@ func newBench(t testing.TB, change ...func(*api.Config)) *bench {
 	})
 	cfg := api.Config{
 		Store:       db,
-		PolicyMode:  "database",
 		CheckPolicy: checkPolicy,
 		TagExists:   func(_ context.Context, _ tailnet.ID, tag string) bool { return tag == "tag:web" || tag == "tag:db" },
 		Approve:     b.approve,

@@ -167,7 +167,11 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestPolicyInFile(t *testing.T) {
-	b := newBench(t, func(c *api.Config) { c.PolicyMode, c.PolicyPath = "file", "/etc/headscale/acl.hujson" })
+	b := newBench(t, func(c *api.Config) {
+		c.PolicyFile = func(t *tailnet.Tailnet) (string, bool) {
+			return "/etc/headscale/acl.hujson", t.Name == tailnet.DefaultName
+		}
+	})
 	_, err := b.SetPolicy(t.Context(), &headscalev1.SetPolicyRequest{Policy: "{}"})
 	refused(t, err, codes.FailedPrecondition, "/etc/headscale/acl.hujson")
 	old, err := b.store.PutPolicy(t.Context(), 0, "{}", "file /etc/headscale/acl.hujson")
@@ -176,6 +180,15 @@ func TestPolicyInFile(t *testing.T) {
 	}
 	_, err = b.RollbackPolicy(t.Context(), &headscalev1.RollbackPolicyRequest{Version: old.ID})
 	refused(t, err, codes.FailedPrecondition, "/etc/headscale/acl.hujson")
+
+	// The file is the policy of the default tailnet alone.
+	b.tailnet(t, "lab")
+	if _, err := b.SetPolicy(t.Context(), &headscalev1.SetPolicyRequest{Tailnet: "lab", Policy: "{} // lab"}); err != nil {
+		t.Errorf("setting the policy of another tailnet: %v", err)
+	}
+	if got, err := b.GetPolicy(t.Context(), &headscalev1.GetPolicyRequest{Tailnet: "lab"}); err != nil || got.GetPolicy() != "{} // lab" || got.GetUpdatedAt() == nil {
+		t.Errorf("the policy of another tailnet: got %v, %v, want what was set, and when", got, err)
+	}
 }
 
 func TestAuth(t *testing.T) {

@@ -39,7 +39,7 @@ func (s *Server) GetPolicy(ctx context.Context, req *headscalev1.GetPolicyReques
 		Policy: p.Text, Source: p.Source,
 		Version: p.ID, Author: p.Author, Origin: p.Origin, Note: p.Note,
 	}
-	if s.cfg.PolicyMode != "file" { // a file has no time: that is how programs know that it cannot be set
+	if _, filed := s.policyFile(t); !filed { // a file has no time: that is how programs know that it cannot be set
 		resp.UpdatedAt = timestamp(&p.CreatedAt)
 	}
 	return resp, nil
@@ -136,8 +136,8 @@ const settleTime = 3 * time.Second
 
 // putPolicy checks a text, stores it, and waits until it is in force.
 func (s *Server) putPolicy(ctx context.Context, t *tailnet.Tailnet, v tailnet.PolicyVersion, unapprove bool) (done put, err error) {
-	if s.cfg.PolicyMode == "file" {
-		return done, status.Error(codes.FailedPrecondition, s.fileMode())
+	if path, filed := s.policyFile(t); filed {
+		return done, status.Error(codes.FailedPrecondition, fileMode(path))
 	}
 	if done.warnings, err = s.checkPolicy(ctx, t.ID, v.Text); err != nil {
 		return done, err
@@ -195,12 +195,20 @@ func (s *Server) unapprove(ctx context.Context, t *tailnet.Tailnet, before *poli
 	return list, nil
 }
 
+// policyFile is the file that governs the tailnet, if one does.
+func (s *Server) policyFile(t *tailnet.Tailnet) (path string, governs bool) {
+	if s.cfg.PolicyFile == nil {
+		return "", false
+	}
+	return s.cfg.PolicyFile(t)
+}
+
 // fileMode says what to do instead.
-func (s *Server) fileMode() string {
-	if s.cfg.PolicyPath == "" {
+func fileMode(path string) string {
+	if path == "" {
 		return "the configuration says policy.mode: file; set it to database, or name a file in policy.path"
 	}
-	return fmt.Sprintf("the policy is the file %s (policy.mode: file): edit it and run headscale reload, or set policy.mode to database", s.cfg.PolicyPath)
+	return fmt.Sprintf("the policy is the file %s (policy.mode: file): edit it and run headscale reload, or set policy.mode to database", path)
 }
 
 // maxHistory bounds a list of versions, usualHistory is how many are told where nobody says a number.

@@ -1,6 +1,7 @@
 package v2
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -78,8 +79,8 @@ func policyAnswer(r *http.Request, text string) (any, error) {
 }
 
 func setPolicy(c *call) (any, error) {
-	if c.cfg.PolicyFile != "" {
-		return nil, &refusal{http.StatusConflict, "the policy is kept in a file (" + c.cfg.PolicyFile + "): edit it there, or set policy.mode to database"}
+	if path, filed := c.cfg.PolicyFile(c.tailnet); filed {
+		return nil, &refusal{http.StatusConflict, "the policy is kept in a file (" + cmp.Or(path, "policy.mode: file") + "): edit it there, or set policy.mode to database"}
 	}
 	text, err := c.policyText()
 	if err != nil {

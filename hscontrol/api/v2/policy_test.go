@@ -82,6 +82,9 @@ func TestPolicyInAFile(t *testing.T) {
 	if err := lose(w.admin.PolicyFile().Get(w.ctx)); err != nil {
 		t.Errorf("reading it: %v", err)
 	}
+	if err := w.client(w.admin.APIKey, "elsewhere").PolicyFile().Set(w.ctx, policyText, ""); err != nil {
+		t.Errorf("setting that of another tailnet: %v", err)
+	}
 }
 
 // Which rules of a policy concern whom, as programs ask that show what a change would do.

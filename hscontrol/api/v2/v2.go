@@ -38,8 +38,9 @@ type Config struct {
 	CheckPolicy func(ctx context.Context, id tailnet.ID, text string) (warnings []string, err error)
 	// AwaitPolicy returns when this version of a tailnet's policy, or a later one, is known here.
 	AwaitPolicy func(ctx context.Context, id tailnet.ID, version uint64) error
-	// PolicyFile is the file that holds the policy, so that it cannot be set here; empty: it can.
-	PolicyFile string
+	// PolicyFile reports whether a file governs a tailnet now, so that its policy cannot be set here, and which one; the
+	// path is empty where the configuration names none.
+	PolicyFile func(t *tailnet.Tailnet) (path string, governs bool)
 
 	// WebhookSecret is what requests to an endpoint are signed with.
 	WebhookSecret func(*tailnet.Webhook) string
