@@ -96,11 +96,13 @@ func (s *Server) startPolicy(ctx context.Context) error {
 	return nil
 }
 
-// loadPolicyFile makes the content of policy.path the policy of the default tailnet. While it cannot, the policy before
-// it stays in force, and health tells so.
+// loadPolicyFile makes the content of policy.path the policy of the default tailnet. While it cannot, and where the
+// configuration names no file any more, the policy before it stays in force, and health tells so: a line that somebody
+// took out of the configuration opens no tailnet.
 func (s *Server) loadPolicyFile(ctx context.Context) error {
 	cfg := s.config()
 	if cfg.Policy.Mode != config.PolicyFile {
+		s.setFault(policyFileFault, "", false)
 		return nil
 	}
 	t, err := s.store.FindTailnet(ctx, tailnet.DefaultName)
@@ -111,30 +113,37 @@ func (s *Server) loadPolicyFile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the stored policy: %w", err)
 	}
-	text, source := noPolicy, "no policy.path"
-	if path := cfg.Policy.Path; path != "" {
-		source = "file " + path
-		raw, err := readBounded(path, maxPolicy)
-		if err == nil {
-			text = string(raw)
-			_, err = s.state.CheckPolicy(t.ID, text)
+	path := cfg.Policy.Path
+	if path == "" {
+		s.setFault(policyFileFault, withoutFile(had), true)
+		return nil
+	}
+	raw, err := readBounded(path, maxPolicy)
+	if err == nil {
+		_, err = s.state.CheckPolicy(t.ID, string(raw))
+	}
+	if err != nil {
+		err = fmt.Errorf("policy %s: %w", path, err)
+		if had != nil {
+			err = fmt.Errorf("%w; the policy before it (from %s) stays in force", err, had.Source)
 		}
-		if err != nil {
-			err = fmt.Errorf("policy %s: %w", path, err)
-			if had != nil {
-				err = fmt.Errorf("%w; the policy before it (from %s) stays in force", err, had.Source)
-			}
-			s.setFault(policyFileFault, err.Error(), true)
-			return err
-		}
-	} else if had == nil {
-		return nil // there has never been one, and there is none
+		s.setFault(policyFileFault, err.Error(), true)
+		return err
 	}
 	s.setFault(policyFileFault, "", false)
-	if _, err := s.store.PutPolicy(ctx, t.ID, text, source); err != nil {
+	if _, err := s.store.PutPolicy(ctx, t.ID, string(raw), "file "+path); err != nil {
 		return fmt.Errorf("storing the policy: %w", err)
 	}
 	return nil
+}
+
+// withoutFile says what is in force where the policy should be a file and none is named; nothing where there has never
+// been one.
+func withoutFile(had *tailnet.PolicyVersion) string {
+	if had == nil {
+		return ""
+	}
+	return fmt.Sprintf("policy.mode is file, but policy.path names none: the policy before it (from %s) stays in force; name a file, or set policy.mode to database", had.Source)
 }
 
 // policyFile is the file that governs a tailnet, if one does: that of the configuration is the default tailnet's, and the
@@ -149,7 +158,3 @@ const policyFileFault = "policy-file"
 
 // maxPolicy bounds a policy, in bytes.
 const maxPolicy = 4 << 20
-
-// noPolicy is the policy of a server whose policy file was taken out of the configuration: the one that has neither
-// acls nor grants lets everyone in the tailnet see everyone.
-const noPolicy = "{}"

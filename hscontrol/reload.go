@@ -57,6 +57,9 @@ func (s *Server) reload(ctx context.Context) (done api.Reloaded, err error) {
 	s.state.SetSettings(settings)
 	s.control.SetRelayRules(relayRules(merged))
 	s.setLevel(merged)
+	if was.Policy.Mode == config.PolicyFile && merged.Policy.Mode == config.PolicyDatabase {
+		s.log.Warn("the policy is in the database from now on: what the file said last stays in force until headscale policy set changes it", "file", was.Policy.Path)
+	}
 	return done, errors.Join(
 		s.cert.reload(merged),
 		s.reloadDERPMap(ctx, was, merged),

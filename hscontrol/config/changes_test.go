@@ -61,7 +61,7 @@ func TestLiveKeys(t *testing.T) {
 	want := []string{"derp.urls", "derp.paths", "derp.auto_update_enabled", "derp.update_frequency",
 		"derp.limits.per_node", "derp.limits.per_tag", "derp.limits.total", "derp.limits.monthly_quota", "derp.limits.connections_per_second",
 		"derp.relays.enabled", "derp.relays.outage", "derp.relays.probe_interval", "derp.relays.probe_timeout", "tls_cert_path", "tls_key_path",
-		"log.level", "policy.path", "dns.magic_dns", "dns.base_domain", "dns.override_local_dns", "dns.nameservers.global",
+		"log.level", "policy.mode", "policy.path", "dns.magic_dns", "dns.base_domain", "dns.override_local_dns", "dns.nameservers.global",
 		"dns.nameservers.split", "dns.search_domains", "dns.extra_records", "dns.extra_records_path",
 		"cors.allowed_origins", "ui.static_dirs", "audit.retention"}
 	if diff := cmp.Diff(want, live); diff != "" {

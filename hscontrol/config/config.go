@@ -212,8 +212,9 @@ type Log struct {
 // Policy says where the access rules come from.
 type Policy struct {
 	// Mode is PolicyFile or PolicyDatabase; where nobody set it, the first if there is a Path.
-	Mode string `key:"mode"`
-	// Path is a HuJSON file; empty means no policy: within a tailnet everyone sees everyone.
+	Mode string `key:"mode" reload:"live"`
+	// Path is a HuJSON file, the policy of the default tailnet. Empty means that there is none: what is stored stays in
+	// force, and where nothing is, everyone in the tailnet sees everyone.
 	// The file's content is read again at SIGHUP.
 	Path string `key:"path" path:"yes" reload:"live"`
 }
