@@ -16,7 +16,9 @@ import (
 // Reload reads the configuration again and applies what can change while clients stay connected: the policy file, DNS,
 // the sources of the DERP map, certificates, the log level. A configuration that cannot be used changes nothing.
 func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
+	s.reading.Lock()
 	done, err := s.reload(ctx)
+	s.reading.Unlock()
 	s.mu.Lock()
 	s.reloaded, s.reloadAs = time.Now(), ""
 	if err != nil {
@@ -54,6 +56,10 @@ func (s *Server) reload(ctx context.Context) (done api.Reloaded, err error) {
 	s.mu.Lock()
 	s.cfg = merged
 	s.mu.Unlock()
+	select {
+	case s.rewatch <- struct{}{}:
+	default:
+	}
 	s.state.SetSettings(settings)
 	s.control.SetRelayRules(relayRules(merged))
 	s.setLevel(merged)

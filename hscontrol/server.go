@@ -78,12 +78,15 @@ type Server struct {
 	reloadAs string // the error of the last reload
 
 	reloadDERP chan struct{} // the loader was replaced
+	rewatch    chan struct{} // other files may be to be watched
+
+	reading sync.Mutex // held while the configuration, or a file that it names, is read again
 }
 
 // Open builds the rooms and opens the sockets. On error nothing is left open.
 func Open(ctx context.Context, opts Options) (_ *Server, err error) {
 	cfg := opts.Config
-	s := &Server{opts: opts, log: opts.Log, cfg: cfg, faults: map[string]api.Fault{}, started: time.Now(), reloadDERP: make(chan struct{}, 1)}
+	s := &Server{opts: opts, log: opts.Log, cfg: cfg, faults: map[string]api.Fault{}, started: time.Now(), reloadDERP: make(chan struct{}, 1), rewatch: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			s.close()
