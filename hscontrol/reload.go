@@ -60,6 +60,7 @@ func (s *Server) reload(ctx context.Context) (done api.Reloaded, err error) {
 	case s.rewatch <- struct{}{}:
 	default:
 	}
+	s.setFault(recordsFault, "", false)
 	s.state.SetSettings(settings)
 	s.control.SetRelayRules(relayRules(merged))
 	s.setLevel(merged)

@@ -1,9 +1,7 @@
 package hscontrol
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 
 	"tailscale.com/tailcfg"
@@ -55,26 +53,12 @@ func relayRules(cfg *config.Config) *control.RelayRules {
 	return r
 }
 
-// maxRecords bounds the file of extra DNS records, in bytes.
-const maxRecords = 4 << 20
-
 func extraRecords(cfg *config.Config) ([]tailcfg.DNSRecord, error) {
 	records := cfg.DNS.ExtraRecords
-	if path := cfg.DNS.ExtraRecordsPath; path != "" {
-		text, err := readBounded(path, maxRecords)
-		if err != nil {
-			return nil, fmt.Errorf("reading dns.extra_records_path: %w", err)
-		}
-		var list []struct {
-			Name  string     `json:"name"`
-			Type  string     `json:"type"`
-			Value netip.Addr `json:"value"`
-		}
-		if err := json.Unmarshal(text, &list); err != nil {
-			return nil, fmt.Errorf("reading dns.extra_records_path %s: %w; it should be a JSON list like [{\"name\": \"db.example.com\", \"type\": \"A\", \"value\": \"100.64.0.1\"}]", path, err)
-		}
-		for _, r := range list {
-			records = append(records, config.ExtraRecord(r))
+	if cfg.DNS.ExtraRecordsPath != "" {
+		var err error
+		if records, err = cfg.DNS.ReadRecords(); err != nil {
+			return nil, err
 		}
 	}
 	var out []tailcfg.DNSRecord

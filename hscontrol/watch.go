@@ -2,6 +2,7 @@ package hscontrol
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -100,11 +101,14 @@ func (s *Server) readFiles(ctx context.Context) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	settings, err := settingsOf(s.config())
-	if err != nil {
-		s.setFault("extra-records", fmt.Sprintf("%v; the records before stay in use", err), false)
-		return err
+	if err == nil {
+		s.setFault(recordsFault, "", false)
+		s.state.SetSettings(settings)
+	} else {
+		s.setFault(recordsFault, fmt.Sprintf("%v; the records before stay in use", err), false)
 	}
-	s.setFault("extra-records", "", false)
-	s.state.SetSettings(settings)
-	return s.loadPolicyFile(ctx)
+	return errors.Join(err, s.loadPolicyFile(ctx))
 }
+
+// recordsFault is the name of the fault that the file of extra DNS records cannot be used.
+const recordsFault = "extra-records"

@@ -26,6 +26,9 @@ func (c *cli) configTestCommand() *cobra.Command {
 		Args:  exactly(0, ""),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := c.load()
+			if err == nil && cfg.DNS.ExtraRecordsPath != "" {
+				_, err = cfg.DNS.ReadRecords()
+			}
 			if err != nil || cfg.Policy.Mode != config.PolicyFile || cfg.Policy.Path == "" {
 				return err
 			}

@@ -13,3 +13,6 @@ func OlderKeys() map[string]string {
 	}
 	return keys
 }
+
+// ParseRecords reads the content of a file of extra DNS records.
+var ParseRecords = parseRecords

@@ -35,7 +35,9 @@ func (v *validator) dns() {
 		v.problem("dns.extra_records_path", "is set beside dns.extra_records; keep the records in one place")
 	}
 	for _, record := range dns.ExtraRecords {
-		v.record(record)
+		if fault := record.fault(dns.BaseDomain); fault != "" {
+			v.problem("dns.extra_records", "%s", fault)
+		}
 	}
 }
 
@@ -51,20 +53,6 @@ func (v *validator) nameserver(path, server string) {
 		return
 	}
 	v.problem(path, "%q is no nameserver; write an address like 1.1.1.1, or a URL like https://dns.nextdns.io/abc123", server)
-}
-
-func (v *validator) record(r ExtraRecord) {
-	const path = "dns.extra_records"
-	switch {
-	case !validDomain(r.Name):
-		v.problem(path, "%q is no name; write a full one like grafana.%s", r.Name, v.cfg.DNS.BaseDomain)
-	case !r.Value.IsValid():
-		v.problem(path, "%s has no address; write it behind value", r.Name)
-	case r.Type != "A" && r.Type != "AAAA":
-		v.problem(path, "%s is of type %s; clients answer A and AAAA only", r.Name, r.Type)
-	case r.Value.Is4() != (r.Type == "A"):
-		v.problem(path, "%s: %s is no address for type %s; A takes IPv4, AAAA takes IPv6", r.Name, r.Value, r.Type)
-	}
 }
 
 // validDomain takes names of letters, digits, hyphens and underscores, of a size that DNS allows (RFC 1035, 2.3.4).
