@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"tailscale.com/types/key"
 
@@ -144,10 +143,7 @@ func writeNoiseKey(path string, k key.MachinePrivate) error {
 
 // writeNewFile writes a secret so that it is whole or not there, and safe before anybody is told of it.
 func writeNewFile(path string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("making the directory of %s: %w", path, err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := store.NewFile(path)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

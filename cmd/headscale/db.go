@@ -25,6 +25,7 @@ func (c *cli) dbCopyCommand() *cobra.Command {
 		Long: `Copies everything from one database into another that is empty: SQLite to PostgreSQL, back, or from one PostgreSQL to
 another. Each row is read again and compared before anything is kept. Clients notice nothing: they, their keys and the
 Noise key of the server stay what they are. No server may use either database meanwhile: stop it first.
+The files that root makes this way belong to the owner of the directory where they lie.
 
 A database is named sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME (or postgres:KEYWORDS, as libpq has them). One that
 is not named is that of the configuration.`,

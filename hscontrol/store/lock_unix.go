@@ -18,7 +18,7 @@ const lockPatience = 5 * time.Second
 // lockDatabase keeps a second server away from a SQLite file: each would take the other's sessions for its own former
 // ones. The lock goes with the process, however it ends. Tools that read or back up the file are not kept away.
 func lockDatabase(path string) (*os.File, error) {
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openOrNew(path + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w: give the server's user the right to write the directory of the database", tailnet.ErrReadOnly, err)
 	}
@@ -29,7 +29,17 @@ func lockDatabase(path string) (*os.File, error) {
 		}
 		if time.Now().After(end) {
 			f.Close()
-			return nil, fmt.Errorf("%w: another server uses %s: stop it first", tailnet.ErrReadOnly, path)
+			return nil, &heldError{path}
 		}
 	}
 }
+
+// heldError is that another process has the file. It is an ErrReadOnly with a sentence of its own: who copies a database
+// only wants to read it.
+type heldError struct{ path string }
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("another server uses %s: stop it first", e.path)
+}
+
+func (e *heldError) Unwrap() error { return tailnet.ErrReadOnly }

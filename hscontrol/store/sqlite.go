@@ -86,10 +86,10 @@ func (e *sqliteEngine) dsn(pragmas []string) string {
 // createFile makes the directory (0700) and the file (0600) if they are missing, and finds out early, with a clear
 // error, if the file cannot be written.
 func createFile(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeDirs(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("making the directory of the database: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openOrNew(path)
 	if err != nil {
 		return fmt.Errorf("%w: %w: give the server's user the right to write the file and its directory", tailnet.ErrReadOnly, err)
 	}
