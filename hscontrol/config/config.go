@@ -259,7 +259,8 @@ type Audit struct {
 
 // Webhooks says where endpoints may be.
 type Webhooks struct {
-	// PublicOnly refuses endpoints in private networks and on this machine.
+	// PublicOnly refuses endpoints in private networks and on this machine, and receivers of the audit log there that were
+	// set through the API. Audit.Streams may be there.
 	PublicOnly bool `key:"public_only"`
 }
 

@@ -29,18 +29,18 @@ const maxAnswer = 4 << 10
 var errForbidden = errors.New("this address is not open to webhooks")
 
 // newClient connects to http and https endpoints only, follows no redirects, and asks no proxy.
-func newClient(cfg Config) *http.Client {
-	dialer := &net.Dialer{Timeout: cfg.Timeout, Control: func(_, address string, _ syscall.RawConn) error {
+func newClient(timeout time.Duration, onlyPublic bool) *http.Client {
+	dialer := &net.Dialer{Timeout: timeout, Control: func(_, address string, _ syscall.RawConn) error {
 		at, err := netip.ParseAddrPort(address)
-		if err != nil || !mayDial(at.Addr().Unmap(), cfg.OnlyPublic) {
+		if err != nil || !mayDial(at.Addr().Unmap(), onlyPublic) {
 			return fmt.Errorf("%s: %w", address, errForbidden)
 		}
 		return nil
 	}}
 	return &http.Client{
-		Timeout: cfg.Timeout,
+		Timeout: timeout,
 		Transport: &http.Transport{
-			DialContext: dialer.DialContext, TLSHandshakeTimeout: cfg.Timeout, ResponseHeaderTimeout: cfg.Timeout,
+			DialContext: dialer.DialContext, TLSHandshakeTimeout: timeout, ResponseHeaderTimeout: timeout,
 			MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -62,21 +62,21 @@ func (h *Hooks) deliver(ctx context.Context, w *tailnet.Webhook, batch []tailnet
 	if err != nil {
 		return 0, err
 	}
-	return h.post(ctx, w.URL, body, http.Header{
+	return post(ctx, h.client, w.URL, body, http.Header{
 		"Content-Type":  {"application/json"},
 		SignatureHeader: {Sign(h.cfg.Key.Secret(w), time.Now(), body)},
 	})
 }
 
 // post sends a body. Its error is about the answer, and names no URL, which may be a secret.
-func (h *Hooks) post(ctx context.Context, url string, body []byte, header http.Header) (status int, err error) {
+func post(ctx context.Context, client *http.Client, url string, body []byte, header http.Header) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return 0, errors.New("the URL cannot be used")
 	}
 	req.Header = header
 	req.Header.Set("User-Agent", "headscale-webhook")
-	resp, err := h.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, withoutURL(err)
 	}

@@ -25,8 +25,8 @@ import (
 type Config struct {
 	Store *store.Store
 	Key   Key
-	// OnlyPublic refuses to deliver to addresses of private networks and of this machine. Those of the link, where clouds
-	// keep their secrets, are always refused.
+	// OnlyPublic refuses to deliver to addresses of private networks and of this machine, but for Streams. Those of the
+	// link, where clouds keep their secrets, are always refused.
 	OnlyPublic bool
 	// Streams are the receivers of the audit log that the configuration names.
 	Streams []Stream
@@ -47,7 +47,8 @@ type Backoff struct {
 // Hooks deliver while Run runs.
 type Hooks struct {
 	cfg    Config
-	client *http.Client
+	client *http.Client // for what was set through the API
+	own    *http.Client // for what the configuration names
 }
 
 const (
@@ -74,7 +75,7 @@ func New(cfg Config) *Hooks {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Hooks{cfg: cfg, client: newClient(cfg)}
+	return &Hooks{cfg: cfg, client: newClient(cfg.Timeout, cfg.OnlyPublic), own: newClient(cfg.Timeout, false)}
 }
 
 // Run delivers, and sends the audit log on, until ctx ends. It waits for the requests that are under way.

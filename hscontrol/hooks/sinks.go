@@ -48,7 +48,11 @@ func (h *Hooks) postRows(ctx context.Context, s Stream, rows []Row) error {
 	default:
 		header.Set("Authorization", "Bearer "+s.Token)
 	}
-	_, err = h.post(ctx, s.URL, body.Bytes(), header)
+	client := h.own
+	if s.fromAPI() {
+		client = h.client
+	}
+	_, err = post(ctx, client, s.URL, body.Bytes(), header)
 	return err
 }
 

@@ -95,6 +95,9 @@ const (
 // APIStream is the name of the stream that a tailnet's administrators set.
 func APIStream(id tailnet.ID) string { return fmt.Sprint(apiStreams, uint64(id)) }
 
+// fromAPI reports whether a tailnet's administrators set the stream, and not who runs the server.
+func (s *Stream) fromAPI() bool { return strings.HasPrefix(s.Name, apiStreams) }
+
 // SetStream sets a tailnet's stream. It goes on where the former one was; a new one begins with what comes now.
 func (h *Hooks) SetStream(ctx context.Context, id tailnet.ID, s Stream) error {
 	if s.Type != StreamHTTP {
