@@ -201,12 +201,20 @@ func storeConfig(cfg *config.Config, log *slog.Logger) store.Config {
 		SQLite: store.SQLiteConfig{Path: db.SQLite.Path, WAL: db.SQLite.WriteAheadLog, WALAutocheckpoint: db.SQLite.WALAutocheckpoint},
 		Postgres: store.PostgresConfig{
 			Host: db.Postgres.Host, Port: db.Postgres.Port, Name: db.Postgres.Name, User: db.Postgres.User, Pass: db.Postgres.Pass,
-			SSL: db.Postgres.SSLMode, MaxOpenConns: db.Postgres.MaxOpenConns, MaxIdleConns: db.Postgres.MaxIdleConns, ConnMaxIdleTime: db.Postgres.ConnMaxIdleTime,
+			SSL: db.Postgres.SSLMode, MaxOpenConns: db.Postgres.MaxOpenConns, MaxIdleConns: noneAtZero(db.Postgres.MaxIdleConns), ConnMaxIdleTime: noneAtZero(db.Postgres.ConnMaxIdleTime),
 		},
 		PrefixV4: cfg.Prefixes.V4, PrefixV6: cfg.Prefixes.V6,
 		RandomAddresses: cfg.Prefixes.Allocation == config.AllocationRandom,
 		Log:             log,
 	}
+}
+
+// noneAtZero tells the store, for which zero is its default, of a zero that somebody wrote.
+func noneAtZero[T int | time.Duration](n T) T {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 // Store is the server's store.

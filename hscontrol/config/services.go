@@ -48,7 +48,8 @@ type Postgres struct {
 	// In the file also true (require) and false (disable).
 	SSLMode      string `key:"ssl" kind:"sslmode"`
 	MaxOpenConns int    `key:"max_open_conns"`
-	MaxIdleConns int    `key:"max_idle_conns"`
+	// MaxIdleConns is how many connections are kept for what comes next; zero keeps none but the one that writes.
+	MaxIdleConns int `key:"max_idle_conns"`
 	// ConnMaxIdleTime closes connections that were idle for so long; zero keeps them.
 	// In the file a bare number of seconds, or a duration.
 	ConnMaxIdleTime time.Duration `key:"conn_max_idle_time_secs" unit:"s"`

@@ -125,7 +125,7 @@ func (v *validator) database() {
 		v.problem("database.postgres.max_open_conns", "%d is too few; allow at least 1", pg.MaxOpenConns)
 	}
 	if pg.MaxIdleConns < 0 {
-		v.problem("database.postgres.max_idle_conns", "%d is negative; 0 keeps none", pg.MaxIdleConns)
+		v.problem("database.postgres.max_idle_conns", "%d is negative; 0 keeps none but the one that writes", pg.MaxIdleConns)
 	}
 }
 

@@ -34,8 +34,8 @@ type PostgresConfig struct {
 	AnswerTime time.Duration
 
 	MaxOpenConns    int           // 0: 10; one of them is the writer's
-	MaxIdleConns    int           // 0: as MaxOpenConns
-	ConnMaxIdleTime time.Duration // 0: an hour
+	MaxIdleConns    int           // 0: as MaxOpenConns; negative: none but the writer's
+	ConnMaxIdleTime time.Duration // 0: an hour; negative: they are kept for as long as any
 }
 
 type postgresEngine struct{}
@@ -57,10 +57,13 @@ func (e postgresEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
 	if open <= 0 {
 		open = 10
 	}
-	if idle <= 0 {
+	if idle == 0 {
 		idle = open
 	}
-	if idleTime <= 0 {
+	if idle > 0 {
+		idle = max(1, idle-1) // beside the writer's
+	}
+	if idleTime == 0 {
 		idleTime = time.Hour
 	}
 	if pooled, err := behindPooler(pc); err == nil && pooled { // an error is told by the first use
@@ -74,7 +77,7 @@ func (e postgresEngine) connect(cfg Config) (writes, reads *sql.DB, err error) {
 		db.SetConnMaxLifetime(connLife)
 	}
 	reads.SetMaxOpenConns(max(1, open-1))
-	reads.SetMaxIdleConns(max(1, idle-1))
+	reads.SetMaxIdleConns(idle)
 	reads.SetConnMaxIdleTime(idleTime)
 	return writes, reads, nil
 }
