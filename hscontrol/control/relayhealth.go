@@ -46,7 +46,23 @@ type relayHealth struct {
 	session   string // here, in which this was found out; empty: it is connected nowhere
 	bad       int    // probes in a row
 	verdict   *bool  // what this server last wrote
+	shown     bool   // and has seen in a view since: one from before may say the contrary
 	overruled bool   // and another one wrote the contrary: this one says no more
+}
+
+// wrote notes what this server wrote.
+func (h *relayHealth) wrote(healthy bool) { h.verdict, h.shown = &healthy, false }
+
+// sees notes what a view says of a relay that is connected nowhere. The contrary of what this server wrote, and has seen
+// written, is another one's word.
+func (h *relayHealth) sees(healthy bool) {
+	switch {
+	case h.verdict == nil || h.session != "":
+	case healthy == *h.verdict:
+		h.shown = true
+	case h.shown:
+		h.overruled = true
+	}
 }
 
 // probeNow has the relays probed without waiting for the next round.
@@ -222,9 +238,7 @@ func (c *Control) judge(ctx context.Context, p *probed, h *relayHealth, enough i
 	if !c.relayStopped(r.ID).IsZero() {
 		return false
 	}
-	if h.session == "" && h.verdict != nil && r.Healthy != *h.verdict {
-		h.overruled = true
-	}
+	h.sees(r.Healthy)
 	healthy, because := r.Healthy, r.OutBecause
 	switch {
 	case p.err == nil && (r.Healthy || r.OutBecause == tailnet.RelayNotProbed || r.OutBecause == tailnet.RelayReturns):
@@ -240,7 +254,7 @@ func (c *Control) judge(ctx context.Context, p *probed, h *relayHealth, enough i
 		return false
 	}
 	if c.setHealth(ctx, r, healthy, because) {
-		h.verdict = &healthy
+		h.wrote(healthy)
 	}
 	return because == tailnet.RelayReturns
 }

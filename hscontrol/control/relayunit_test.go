@@ -121,6 +121,32 @@ func TestAdmissionLaw(t *testing.T) {
 	}
 }
 
+// A server that wrote down the health of a relay gives way to another one that says the contrary, and not to a view from
+// before.
+func TestOverruled(t *testing.T) {
+	for name, c := range map[string]struct {
+		session string
+		views   []bool // after it wrote that the relay is not healthy
+		want    bool
+	}{
+		"as it wrote":                  {"", []bool{false, false}, false},
+		"late views":                   {"", []bool{true, true, false}, false},
+		"another server":               {"", []bool{false, true}, true},
+		"another server, after a late": {"", []bool{true, false, true, false}, true},
+		"connected here":               {"x", []bool{false, true}, false},
+	} {
+		h := &relayHealth{session: c.session}
+		h.sees(true)
+		h.wrote(false)
+		for _, healthy := range c.views {
+			h.sees(healthy)
+		}
+		if h.overruled != c.want {
+			t.Errorf("%s: got overruled %v, want %v", name, h.overruled, c.want)
+		}
+	}
+}
+
 func TestAdmissionInChunks(t *testing.T) {
 	nodes := make([]*relayv1.Node, 3*admissionChunk/2)
 	gone := make([][]byte, 2*admissionChunk+1)
