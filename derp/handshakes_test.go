@@ -51,14 +51,14 @@ func TestHandshakesTakeTurns(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 50 {
 				wg.Go(func() {
-					d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 20 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}}
+					d := tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: &tls.Config{InsecureSkipVerify: true}}
 					conn, err := d.Dial("tcp", addr)
 					if err != nil {
 						t.Errorf("got %v, want a handshake beside those that stopped", err)
 						return
 					}
 					defer conn.Close()
-					conn.SetDeadline(time.Now().Add(20 * time.Second))
+					conn.SetDeadline(time.Now().Add(patience))
 					io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
 					if got, err := io.ReadAll(conn); err != nil || len(got) < 4 || string(got[len(got)-4:]) != "here" {
 						t.Errorf("got %q, %v, want the page", got, err)

@@ -37,6 +37,12 @@ func rushed(t *testing.T, a, b *raw, n int) time.Duration {
 	return time.Since(began)
 }
 
+// So many packets take a minute at 200 kB/s. Without a bound they take a moment, also on a machine that is busy.
+const (
+	many      = 200
+	unbounded = 30 * time.Second
+)
+
 func TestNodesHaveBoundsOfTheirOwn(t *testing.T) {
 	slow := key.NewNode()
 	h, r := hallOf(t, derp.Config{Limits: derp.Limits{Node: func(k key.NodePublic) derp.Bound {
@@ -47,7 +53,7 @@ func TestNodesHaveBoundsOfTheirOwn(t *testing.T) {
 	}}})
 	one, two := enter(t, h.url, h.self, slow, false), enter(t, h.url, h.self, slow, false)
 	free, to := h.node(t), h.node(t)
-	if took := rushed(t, free, to, 20); took > time.Second {
+	if took := rushed(t, free, to, many); took > unbounded {
 		t.Errorf("who has no bound took %v", took)
 	}
 	// Four packets of 60 kB at 200 kB/s, of which one is the burst; the last is paid afterwards.
@@ -63,12 +69,12 @@ func TestNodesHaveBoundsOfTheirOwn(t *testing.T) {
 	two.conn.Close()
 	to.expect(ts.FramePeerGone)
 	one = enter(t, h.url, h.self, slow, false)
-	if took := rushed(t, one, to, 3); took < 300*time.Millisecond {
+	if took := rushed(t, one, to, 4); took < 500*time.Millisecond {
 		t.Errorf("the bounded node took %v when it came back", took)
 	}
 	r.SetLimits(derp.Limits{})
 	one.expect(ts.FrameServerInfo)
-	if took := rushed(t, one, to, 20); took > time.Second {
+	if took := rushed(t, one, to, many); took > unbounded {
 		t.Errorf("it took %v when the bound was gone", took)
 	}
 }
@@ -85,7 +91,7 @@ func TestTotalIsSharedAndMeshIsExempt(t *testing.T) {
 	if took := time.Since(began); took < 500*time.Millisecond {
 		t.Errorf("two nodes took %v together", took)
 	}
-	if took := rushed(t, m, to, 20); took > time.Second {
+	if took := rushed(t, m, to, many); took > unbounded {
 		t.Errorf("another relay took %v", took)
 	}
 }
@@ -167,7 +173,7 @@ func TestSpentQuotaSendsClientsAway(t *testing.T) {
 	var log logBook
 	h, r := hallOf(t, derp.Config{Log: log.logger(), Limits: derp.Limits{MonthlyQuota: 1 << 30, UsedThisMonth: 1 << 20}})
 	a, b := h.node(t), h.node(t)
-	if took := rushed(t, a, b, 2); took > 5*time.Second {
+	if took := rushed(t, a, b, 2); took > unbounded {
 		t.Errorf("the quota alone made it take %v", took)
 	}
 	if got := r.Load().Clients; got != 2 {
@@ -231,8 +237,8 @@ func TestDrainingAndBack(t *testing.T) {
 	r.SetDraining(true) // and the relay is closed meanwhile
 }
 
-// prompt is how soon an evicted node is off.
-const prompt = 100 * time.Millisecond
+// prompt is how soon an evicted node is off: it is milliseconds, and more on a machine that is busy with other tests.
+const prompt = 10 * time.Second
 
 func TestEvict(t *testing.T) {
 	h, r := hallOf(t, derp.Config{WriteTimeout: -1})

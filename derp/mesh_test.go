@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -193,17 +194,26 @@ func listen(t *testing.T, r *derp.Relay, addr string) (at string, end func()) {
 	return ln.Addr().String(), end
 }
 
+// freeAddr is an address where nobody listens yet. Its port is below those that systems give to connections that go out:
+// else one could have it by chance, such as a link that is dialled while nobody is there, which then reaches itself.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 18_000+rand.N(14_000))); err == nil {
+			defer ln.Close()
+			return ln.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
 // Static links as -mesh-with gives them, with the relay itself in the list; they come back
 // when the other relay does.
 func TestMeshWith(t *testing.T) {
 	var addrs [2]string
 	for i := range addrs {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addrs[i] = ln.Addr().String()
-		ln.Close()
+		addrs[i] = freeAddr(t)
 	}
 	with := []string{"http://" + addrs[0], "http://" + addrs[1] + "/"}
 	keys := [2]key.NodePrivate{key.NewNode(), key.NewNode()}
@@ -297,6 +307,7 @@ func TestMeshLinksAreTold(t *testing.T) {
 	if err := b.SetMesh(psk, nil); err != nil {
 		t.Fatal(err)
 	}
+	began := time.Now()
 	if err := a.SetMesh(psk, []derp.MeshPeer{to, away}); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +319,7 @@ func TestMeshLinksAreTold(t *testing.T) {
 		}
 		return up && failed
 	})
-	if got := a.Load().Troubles; len(got) != 0 {
+	if got := a.Load().Troubles; len(got) != 0 && time.Since(began) < 15*time.Second {
 		t.Errorf("got %q at once, want patience", got)
 	}
 	x, y := a.node(t), b.node(t)
