@@ -20,7 +20,7 @@ func (c *Control) handleSmall(mux *http.ServeMux) {
 	mux.HandleFunc("POST /machine/feature/query", c.serveFeature)
 	for path, why := range map[string]string{
 		"POST /machine/set-dns":          "this server has no public DNS zone to prove names in, so it cannot get certificates (tailscale cert, HTTPS in serve)",
-		"PATCH /machine/set-device-attr": "this server keeps no device attributes",
+		"PATCH /machine/set-device-attr": "this server takes attributes of devices from administrators, over its API, and not from the devices",
 		"POST /machine/id-token":         "this server issues no identity tokens",
 		"/machine/webclient/":            "this server does not confirm sessions of the device web interface",
 		"/machine/tka/":                  "tailnet lock is not enabled on this server",
