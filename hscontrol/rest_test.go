@@ -180,8 +180,8 @@ var stories = []story{
 		{ask: `POST /policy/rollback {"version":"1","note":"again"}`, want: `{"version":"1"}`},
 	}},
 	{"what is refused", []step{
-		{ask: `GET /nothing`, status: 404, want: `{"title":"Not Found"}`},
-		{ask: `PATCH /user`, status: 405, want: `{"message":"PATCH does nothing here; GET or POST does"}`},
+		{ask: `GET /nothing`, status: 404, want: `{"title":"Not Found","code":5}`},
+		{ask: `PATCH /user`, status: 405, want: `{"code":12,"message":"PATCH does nothing here; GET or POST does"}`},
 		{ask: `POST /user {"name":"odin"`, status: 400, want: `{"code":3}`},
 		{ask: `POST /user []`, status: 400, want: `{"message":"the body has to be a JSON object, and is a JSON array"}`},
 		{ask: `POST /user {"name":7}`, status: 400, want: `{"message":"name has to be a text"}`},

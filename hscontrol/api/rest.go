@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
@@ -168,8 +169,8 @@ func (g *gateway) nothing(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(others) > 0 && !slices.Contains(others, r.Method) {
 		w.Header().Set("Allow", strings.Join(others, ", "))
-		problem(w, r, trouble{status: http.StatusMethodNotAllowed, text: fmt.Sprintf("%s does nothing here; %s does", r.Method, strings.Join(others, " or "))})
+		problem(w, r, trouble{status: http.StatusMethodNotAllowed, code: codes.Unimplemented, text: fmt.Sprintf("%s does nothing here; %s does", r.Method, strings.Join(others, " or "))})
 		return
 	}
-	problem(w, r, trouble{status: http.StatusNotFound, text: "there is nothing at this address: see " + restPrefix + "/docs"})
+	problem(w, r, trouble{status: http.StatusNotFound, code: codes.NotFound, text: "there is nothing at this address: see " + restPrefix + "/docs"})
 }
