@@ -39,7 +39,7 @@ var rooms = map[string][]string{
 	"hscontrol/control": {"hscontrol/tailnet", "hscontrol/store", "hscontrol/policy", "hscontrol/state", "hscontrol/mapper", "hscontrol/auth", "proto/relay"},
 	"hscontrol/auth":    {"hscontrol/tailnet", "hscontrol/store", "hscontrol/policy", "hscontrol/state"},
 	"hscontrol/api":     {"hscontrol/tailnet", "hscontrol/store", "hscontrol/policy", "hscontrol/state", "hscontrol/auth", "hscontrol/hooks", "proto"},
-	"hscontrol/console": {"hscontrol/tailnet", "hscontrol/api", "hscontrol/auth"},
+	"hscontrol/console": {"hscontrol/tailnet"},
 	"hscontrol/hstest":  {"hscontrol", "derp", "proto"},
 	"derp":              {"derp"},
 	"derp/derpmap":      {"derp/nearest"},
