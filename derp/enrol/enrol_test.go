@@ -113,7 +113,7 @@ func TestEviction(t *testing.T) {
 	h.logged("admits 2 nodes")
 	first, second, other := h.admitted(a), h.admitted(a), h.admitted(b)
 	in.order(&relayv1.Order{Admission: &relayv1.Admission{Number: 2, Gone: [][]byte{a.Public().AppendTo(nil)}}})
-	t.Logf("sent away after %v", max(first.sentAway(t, 2*time.Second), second.sentAway(t, 2*time.Second)))
+	t.Logf("sent away after %v", max(first.sentAway(t, soon), second.sentAway(t, soon)))
 	h.refused(a, "the control server does not name this node")
 	other.stays(t)
 }
@@ -148,7 +148,7 @@ func TestOutage(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	node, stranger := key.NewNode(), key.NewNode()
-	h := newHost(s, enrol.Config{Key: s.keyText(), Outage: 4 * time.Second})
+	h := newHost(s, enrol.Config{Key: s.keyText(), Outage: soon})
 	s.next().order(welcome(1, node.Public()))
 	h.logged("admits 1 node")
 	c := h.admitted(node)
@@ -200,7 +200,7 @@ func TestRemoved(t *testing.T) {
 	h = h.again(s)
 	c := h.admitted(node)
 	s.next().order(&relayv1.Order{Refusal: &relayv1.Refusal{Reason: "removed by admin", Removed: true}})
-	t.Logf("sent away after %v", c.sentAway(t, 2*time.Second))
+	t.Logf("sent away after %v", c.sentAway(t, soon))
 	<-h.ended
 	if err := h.end(); err == nil || !strings.Contains(err.Error(), "removed by admin") || !strings.Contains(err.Error(), "enroll-keys create") {
 		t.Errorf("got %v", err)

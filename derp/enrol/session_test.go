@@ -68,7 +68,7 @@ func TestComesBack(t *testing.T) {
 	s.cut()
 	began := time.Now()
 	in := s.next()
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > soon {
 		t.Errorf("the relay came back after %v", took)
 	}
 	if got := in.first.GetHello().GetAdmission(); got != 1 {
@@ -76,7 +76,7 @@ func TestComesBack(t *testing.T) {
 	}
 	c.stays(t)
 	in.order(welcome(2, b.Public()))
-	c.sentAway(t, 2*time.Second)
+	c.sentAway(t, soon)
 	h.admitted(b)
 }
 
@@ -84,11 +84,12 @@ func TestComesBack(t *testing.T) {
 func TestDeadLine(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
+	s.mute = true
 	h := newHost(s, enrol.Config{Key: s.keyText()})
 	s.next().order(welcome(1))
 	began := time.Now()
 	s.next()
-	if took := time.Since(began); took < 5*time.Second || took > 10*time.Second {
+	if took := time.Since(began); took < 5*time.Second || took > time.Minute {
 		t.Errorf("the relay gave the line up after %v", took)
 	}
 	h.logged("the line to the control server is dead")
