@@ -16,7 +16,7 @@ import (
 )
 
 // relayWait is how long a script waits for a relay.
-const relayWait = 30 * time.Second
+const relayWait = 2 * time.Minute
 
 // relay starts a relay that enrols, in this process, and waits until clients are told of it: relay CONTROL KEY REGION NAME.
 // "relay gone" waits until the one that was started last has ended.

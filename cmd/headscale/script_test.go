@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/keelscale/keelscale/hscontrol"
 	"github.com/keelscale/keelscale/hscontrol/config"
+	"github.com/keelscale/keelscale/hscontrol/hstest/pgtest"
 )
 
 func TestMain(m *testing.M) {
@@ -81,12 +81,8 @@ derp:
 }
 
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	port, err := pgtest.FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 // serve starts the server of the script, in this process.
