@@ -39,7 +39,7 @@ func patience() time.Duration {
 	if s, err := strconv.Atoi(os.Getenv("LAB_PATIENCE")); err == nil {
 		return time.Duration(s) * time.Second
 	}
-	return 60 * time.Second
+	return 120 * time.Second
 }
 
 // Lab is one simulated internet with the hosts in it. Make it with New; the end of the test ends it.

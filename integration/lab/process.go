@@ -129,7 +129,7 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-// Stop asks the program to end, waits, kills it after ten seconds, and returns how long it took.
+// Stop asks the program to end, waits, kills it after half a minute, and returns how long it took.
 func (p *Process) Stop() time.Duration {
 	begun := time.Now()
 	if p.Alive() {
@@ -137,7 +137,7 @@ func (p *Process) Stop() time.Duration {
 	}
 	select {
 	case <-p.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		p.host.lab.t.Logf("%s on %s had to be killed", p.name, p.host.Name)
 	}
 	p.Kill()
