@@ -7,6 +7,6 @@
 //
 //	KEELSCALE_CLIENTS  the client versions of TestClients, with blanks between
 //	KEELSCALE_BIN      a directory with headscale and derper, to spare building them
-//	LAB_PATIENCE       seconds to wait for what ought to come at once (60)
+//	LAB_PATIENCE       seconds to wait for what ought to come at once (120)
 //	LAB_LOGS           a directory to keep the logs of all programs in
 package integration
