@@ -165,6 +165,7 @@ var stories = []story{
 		{ask: `POST /user/{uid}/role {"role":"auditor"}`, want: `{"user":{"role":"auditor"}}`},
 		{ask: `DELETE /user/{uid}`, want: `{}`},
 		{ask: `DELETE /tailnet/lab`, want: `{}`},
+		{ask: `POST /node/99/authorize`, status: 404, want: `{"code":5}`},
 		{ask: `GET /relay`, want: `{"relays":[]}`},
 		{ask: `POST /relaykey {"reusable":true}`, want: `{"relayKey":{"id":"=kid","key":"<text>"},"controlUrl":"<text>"}`},
 		{ask: `GET /relaykey`, want: `{"relayKeys":[{"id":"{kid}"}]}`},

@@ -31,7 +31,7 @@ func TestOlderJSON(t *testing.T) {
 			t.Errorf("%T: got %s, want %s", m, got, want)
 		}
 	}
-	ours := &headscalev1.Node{Id: 7, Tailnet: "default", Ephemeral: true, NamePinned: true}
+	ours := &headscalev1.Node{Id: 7, Tailnet: "default", Ephemeral: true, NamePinned: true, Unauthorized: true}
 	if got := string((older{}).message(nil, ours.ProtoReflect())); got != `{"id":7}` {
 		t.Errorf("got %s, want none of our own members", got)
 	}

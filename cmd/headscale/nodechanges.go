@@ -106,6 +106,35 @@ func (n *nodes) delete() *cobra.Command {
 	return cmd
 }
 
+func (n *nodes) authorize() *cobra.Command {
+	var withdraw bool
+	cmd := &cobra.Command{
+		Use:   "authorize [NODE]",
+		Short: "let in a node that waits for it (settings set --devices-approval)",
+		Long: `Lets in a node that waits, as new ones do in a tailnet with devices-approval; until then it reaches nobody. headscale
+nodes list --unauthorized shows who waits. Nodes of keys that were made with preauthkeys create --preauthorized, and those
+that an administrator lets in with auth register, do not wait.`,
+		Example: `headscale nodes authorize -i 6`,
+		Args:    atMost(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			said := n.noun + " authorized"
+			if withdraw {
+				said = n.noun + " is kept out until it is authorized"
+			}
+			return n.one(cmd.Context(), args, func(ctx context.Context, server client, id uint64) error {
+				resp, err := server.AuthorizeNode(ctx, &headscalev1.AuthorizeNodeRequest{NodeId: id, Withdraw: withdraw})
+				if err != nil {
+					return err
+				}
+				return n.cli.show(said, resp.GetNode())
+			})
+		},
+	}
+	n.which(cmd)
+	cmd.Flags().BoolVar(&withdraw, "withdraw", false, "keep the node out again, until it is authorized")
+	return cmd
+}
+
 func (n *nodes) tag() *cobra.Command {
 	var tags []string
 	cmd := &cobra.Command{

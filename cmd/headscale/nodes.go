@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ func (c *cli) nodesCommand(g generation) *cobra.Command {
 	}
 	userFlags(cmd, &n.user)
 	c.withTailnet(cmd, " (default: default; '*' lists all)")
-	cmd.AddCommand(n.list(), n.show(), n.register(), n.expire(), n.rename(), n.delete(), n.tag(), n.move(), n.setIP(),
+	cmd.AddCommand(n.list(), n.show(), n.register(), n.expire(), n.rename(), n.delete(), n.authorize(), n.tag(), n.move(), n.setIP(),
 		n.listRoutes(), n.approveRoutes(), n.backfill(), nestedRoutes(n))
 	return cmd
 }
@@ -85,6 +86,7 @@ func (c *cli) nodeID(ctx context.Context, server client, ref string) (uint64, er
 }
 
 func (n *nodes) list() *cobra.Command {
+	var waiting bool
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -96,10 +98,15 @@ func (n *nodes) list() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return showList(n.cli, resp.GetNodes(), n.table(resp.GetNodes()))
+				nodes := resp.GetNodes()
+				if waiting {
+					nodes = slices.DeleteFunc(nodes, func(node *headscalev1.Node) bool { return !node.GetUnauthorized() })
+				}
+				return showList(n.cli, nodes, n.table(nodes))
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&waiting, "unauthorized", false, "those alone that wait to be authorized")
 	cmd.Flags().BoolP("tags", "t", false, "show tags, which is always so")
 	hide(cmd.Flags(), "tags")
 	return cmd
@@ -203,6 +210,7 @@ func nodeFacts(n *headscalev1.Node) string {
 		{"Last seen", lastSeen(n)},
 		{"Key expires", when(n.GetExpiry(), "never")},
 		{"Key expired", yesNo(n.GetExpired())},
+		{"Authorized", yesNo(!n.GetUnauthorized())},
 		{"Ephemeral", yesNo(n.GetEphemeral())},
 		{"Registered", when(n.GetCreatedAt(), "")},
 		{"System", n.GetOs()},

@@ -61,6 +61,7 @@ func (p *preAuthKeys) create() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&req.Reusable, "reusable", false, "let in any number of nodes")
 	f.BoolVar(&req.Ephemeral, "ephemeral", false, "forget the nodes when they have been away for a while")
+	f.BoolVar(&req.Preauthorized, "preauthorized", false, "let the nodes in without nodes authorize, where new ones wait for that (settings set --devices-approval)")
 	f.StringVarP(&expiration, "expiration", "e", "1h", "`how long` the key is good for: 30m, 24h, 90d, never")
 	f.StringSliceVar(&req.AclTags, "tags", nil, "`tags` for the nodes, like tag:server,tag:web")
 	f.StringVar(&req.Description, "description", "", "`text` to remember the key by")

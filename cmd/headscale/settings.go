@@ -119,8 +119,8 @@ func (c *cli) settingsSet() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&v.name, "display-name", "", "what people call the tailnet, a `text`; empty: its name")
-	f.BoolVar(&v.devices, "devices-approval", false, "new nodes wait until an administrator lets them in, but for those of preauthorized keys")
-	f.BoolVar(&v.users, "users-approval", false, "users who log in for the first time wait as well")
+	f.BoolVar(&v.devices, "devices-approval", false, "new nodes reach nobody until nodes authorize lets them in, but for those of preauthkeys create --preauthorized")
+	f.BoolVar(&v.users, "users-approval", false, "no effect yet: users who log in for the first time through an identity provider would wait, and there is no such login")
 	f.Uint32Var(&v.days, "key-days", 0, "for how many `days` the key of a user's node is good; 0: as the configuration says")
 	f.StringVar(&v.updates, "auto-updates", "default", "`on or off` for clients that have not chosen; default: as the configuration says")
 	f.BoolVar(&v.external, "policy-elsewhere", false, "the policy is kept elsewhere, and not to be edited by hand")

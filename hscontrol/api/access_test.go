@@ -111,6 +111,10 @@ func TestKeyOfOneTailnet(t *testing.T) {
 			_, err := r.ExpireNode(ctx, &headscalev1.ExpireNodeRequest{NodeId: n})
 			return err
 		},
+		"AuthorizeNode": func(_, n, _, _ uint64, _ string) error {
+			_, err := r.AuthorizeNode(ctx, &headscalev1.AuthorizeNodeRequest{NodeId: n})
+			return err
+		},
 		"SetNodeAddresses": func(_, n, _, _ uint64, _ string) error {
 			_, err := r.SetNodeAddresses(ctx, &headscalev1.SetNodeAddressesRequest{NodeId: n, IpAddresses: []string{"100.64.9.9"}})
 			return err

@@ -144,6 +144,8 @@ func (n *names) preAuthKey(k *tailnet.PreAuthKey, key string) *headscalev1.PreAu
 		AclTags:     k.Tags,
 		Tailnet:     n.tailnets[k.TailnetID],
 		Description: k.Description,
+
+		Preauthorized: k.Preauthorized,
 	}
 }
 
@@ -191,6 +193,7 @@ func (n *names) nodeAnew(node *tailnet.Node) *headscalev1.Node {
 		HomeDerp:          int32(node.HomeDERP),
 		Endpoints:         texts(node.Endpoints),
 		NamePinned:        node.NamePinned,
+		Unauthorized:      node.Unauthorized,
 	}
 	if !node.DiscoKey.IsZero() {
 		m.DiscoKey = node.DiscoKey.String()

@@ -169,6 +169,14 @@ func (s *Server) MoveNode(ctx context.Context, req *headscalev1.MoveNodeRequest)
 	return &headscalev1.MoveNodeResponse{Node: m}, err
 }
 
+// AuthorizeNode lets in a node that waits for it, or keeps one out again.
+func (s *Server) AuthorizeNode(ctx context.Context, req *headscalev1.AuthorizeNodeRequest) (*headscalev1.AuthorizeNodeResponse, error) {
+	m, err := s.change(ctx, req.GetNodeId(), func(n *tailnet.Node) (*tailnet.Node, error) {
+		return s.cfg.Store.AuthorizeNode(ctx, n.ID, !req.GetWithdraw())
+	})
+	return &headscalev1.AuthorizeNodeResponse{Node: m}, err
+}
+
 // SetNodeAddresses gives a node addresses of the administrator's choice.
 func (s *Server) SetNodeAddresses(ctx context.Context, req *headscalev1.SetNodeAddressesRequest) (*headscalev1.SetNodeAddressesResponse, error) {
 	addrs, err := parseAddrs(req.GetIpAddresses())

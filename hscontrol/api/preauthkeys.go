@@ -34,6 +34,8 @@ func (s *Server) CreatePreAuthKey(ctx context.Context, req *headscalev1.CreatePr
 		Ephemeral:   req.GetEphemeral(),
 		Tags:        req.GetAclTags(),
 		Expiration:  expiration,
+
+		Preauthorized: req.GetPreauthorized(),
 	}
 	owner, err := s.keyOwner(ctx, req)
 	if err != nil {

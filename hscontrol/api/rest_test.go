@@ -282,7 +282,7 @@ func TestBareAnswers(t *testing.T) {
 	b.node(t, "box", "alice", "")
 	r := httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/node", nil)
 	r.Header.Set("Authorization", "Bearer "+b.apiKey(t, ""))
-	for accept, want := range map[string]int{"": 18, "application/json": 30} {
+	for accept, want := range map[string]int{"": 18, "application/json": 31} {
 		r.Header.Del("Accept")
 		if accept != "" {
 			r.Header.Set("Accept", accept)

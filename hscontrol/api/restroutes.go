@@ -68,6 +68,7 @@ func todays() []operation {
 		{method: "POST", path: "/node/{node_id}/tags", rpc: "SetTags"},
 		{method: "POST", path: "/node/{node_id}/approve_routes", rpc: "SetApprovedRoutes"},
 		{method: "POST", path: "/node/{node_id}/addresses", rpc: "SetNodeAddresses"},
+		{method: "POST", path: "/node/{node_id}/authorize", rpc: "AuthorizeNode"},
 		{method: "POST", path: "/debug/node", rpc: "DebugCreateNode"},
 
 		{method: "POST", path: "/auth/register", rpc: "AuthRegister"},
@@ -142,7 +143,7 @@ func olderOperations() []operation {
 	ops = append(ops, nodes("0.22", "/machine", machineFamily)...)
 	for _, op := range todays() {
 		rest, isNode := strings.CutPrefix(op.path, "/node")
-		if isNode && (rest == "" || rest[0] == '/') && op.rpc != "SetNodeAddresses" {
+		if isNode && (rest == "" || rest[0] == '/') && op.rpc != "SetNodeAddresses" && op.rpc != "AuthorizeNode" {
 			op.path, op.until, op.older = "/machine"+rest, "0.22", machineFamily
 			ops = append(ops, op)
 		}

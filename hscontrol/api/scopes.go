@@ -38,6 +38,7 @@ var needs = map[string]need{
 	"SetTags":          {scope: "devices:core"},
 	"MoveNode":         {scope: "devices:core"},
 	"SetNodeAddresses": {scope: "devices:core"},
+	"AuthorizeNode":    {scope: "devices:core"},
 	"BackfillNodeIPs":  {scope: "devices:core"},
 	"DebugCreateNode":  {scope: "devices:core"},
 	"RegisterNode":     {scope: "devices:core"},

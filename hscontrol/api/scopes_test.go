@@ -31,7 +31,7 @@ var needed = map[string]string{
 	"api_access_tokens:read":   "ListApiKeys",
 	"auth_keys":                "CreatePreAuthKey ExpirePreAuthKey DeletePreAuthKey",
 	"auth_keys:read":           "ListPreAuthKeys",
-	"devices:core":             "SetTags MoveNode SetNodeAddresses BackfillNodeIPs DebugCreateNode RegisterNode AuthRegister AuthApprove AuthReject RenameNode ExpireNode DeleteNode",
+	"devices:core":             "SetTags MoveNode SetNodeAddresses AuthorizeNode BackfillNodeIPs DebugCreateNode RegisterNode AuthRegister AuthApprove AuthReject RenameNode ExpireNode DeleteNode",
 	"devices:core:read":        "ListNodes GetNode",
 	"devices:routes":           "SetApprovedRoutes EnableRoute DisableRoute DeleteRoute",
 	"devices:routes:read":      "GetRoutes GetNodeRoutes",

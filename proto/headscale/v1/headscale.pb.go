@@ -27,7 +27,7 @@ var File_headscale_v1_headscale_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"\n" +
-	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x18headscale/v1/audit.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1bheadscale/v1/settings.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xef-\n" +
+	"\x1cheadscale/v1/headscale.proto\x12\fheadscale.v1\x1a\x19headscale/v1/apikey.proto\x1a\x18headscale/v1/audit.proto\x1a\x17headscale/v1/auth.proto\x1a\x17headscale/v1/node.proto\x1a\x18headscale/v1/oauth.proto\x1a\x19headscale/v1/policy.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x18headscale/v1/relay.proto\x1a\x18headscale/v1/route.proto\x1a\x19headscale/v1/server.proto\x1a\x1bheadscale/v1/settings.proto\x1a\x1aheadscale/v1/tailnet.proto\x1a\x17headscale/v1/user.proto2\xc9.\n" +
 	"\x10HeadscaleService\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.headscale.v1.CreateUserRequest\x1a .headscale.v1.CreateUserResponse\x12O\n" +
@@ -54,7 +54,8 @@ const file_headscale_v1_headscale_proto_rawDesc = "" +
 	"RenameNode\x12\x1f.headscale.v1.RenameNodeRequest\x1a .headscale.v1.RenameNodeResponse\x12L\n" +
 	"\tListNodes\x12\x1e.headscale.v1.ListNodesRequest\x1a\x1f.headscale.v1.ListNodesResponse\x12^\n" +
 	"\x0fBackfillNodeIPs\x12$.headscale.v1.BackfillNodeIPsRequest\x1a%.headscale.v1.BackfillNodeIPsResponse\x12I\n" +
-	"\bMoveNode\x12\x1d.headscale.v1.MoveNodeRequest\x1a\x1e.headscale.v1.MoveNodeResponse\x12a\n" +
+	"\bMoveNode\x12\x1d.headscale.v1.MoveNodeRequest\x1a\x1e.headscale.v1.MoveNodeResponse\x12X\n" +
+	"\rAuthorizeNode\x12\".headscale.v1.AuthorizeNodeRequest\x1a#.headscale.v1.AuthorizeNodeResponse\x12a\n" +
 	"\x10SetNodeAddresses\x12%.headscale.v1.SetNodeAddressesRequest\x1a&.headscale.v1.SetNodeAddressesResponse\x12L\n" +
 	"\tGetRoutes\x12\x1e.headscale.v1.GetRoutesRequest\x1a\x1f.headscale.v1.GetRoutesResponse\x12X\n" +
 	"\rGetNodeRoutes\x12\".headscale.v1.GetNodeRoutesRequest\x1a#.headscale.v1.GetNodeRoutesResponse\x12R\n" +
@@ -132,122 +133,124 @@ var file_headscale_v1_headscale_proto_goTypes = []any{
 	(*ListNodesRequest)(nil),           // 17: headscale.v1.ListNodesRequest
 	(*BackfillNodeIPsRequest)(nil),     // 18: headscale.v1.BackfillNodeIPsRequest
 	(*MoveNodeRequest)(nil),            // 19: headscale.v1.MoveNodeRequest
-	(*SetNodeAddressesRequest)(nil),    // 20: headscale.v1.SetNodeAddressesRequest
-	(*GetRoutesRequest)(nil),           // 21: headscale.v1.GetRoutesRequest
-	(*GetNodeRoutesRequest)(nil),       // 22: headscale.v1.GetNodeRoutesRequest
-	(*EnableRouteRequest)(nil),         // 23: headscale.v1.EnableRouteRequest
-	(*DisableRouteRequest)(nil),        // 24: headscale.v1.DisableRouteRequest
-	(*DeleteRouteRequest)(nil),         // 25: headscale.v1.DeleteRouteRequest
-	(*AuthRegisterRequest)(nil),        // 26: headscale.v1.AuthRegisterRequest
-	(*AuthApproveRequest)(nil),         // 27: headscale.v1.AuthApproveRequest
-	(*AuthRejectRequest)(nil),          // 28: headscale.v1.AuthRejectRequest
-	(*CreateApiKeyRequest)(nil),        // 29: headscale.v1.CreateApiKeyRequest
-	(*ExpireApiKeyRequest)(nil),        // 30: headscale.v1.ExpireApiKeyRequest
-	(*ListApiKeysRequest)(nil),         // 31: headscale.v1.ListApiKeysRequest
-	(*DeleteApiKeyRequest)(nil),        // 32: headscale.v1.DeleteApiKeyRequest
-	(*CreateOAuthClientRequest)(nil),   // 33: headscale.v1.CreateOAuthClientRequest
-	(*ListOAuthClientsRequest)(nil),    // 34: headscale.v1.ListOAuthClientsRequest
-	(*DeleteOAuthClientRequest)(nil),   // 35: headscale.v1.DeleteOAuthClientRequest
-	(*GetPolicyRequest)(nil),           // 36: headscale.v1.GetPolicyRequest
-	(*SetPolicyRequest)(nil),           // 37: headscale.v1.SetPolicyRequest
-	(*CheckPolicyRequest)(nil),         // 38: headscale.v1.CheckPolicyRequest
-	(*TestPolicyRequest)(nil),          // 39: headscale.v1.TestPolicyRequest
-	(*DiffPolicyRequest)(nil),          // 40: headscale.v1.DiffPolicyRequest
-	(*ExplainPolicyRequest)(nil),       // 41: headscale.v1.ExplainPolicyRequest
-	(*ListPolicyVersionsRequest)(nil),  // 42: headscale.v1.ListPolicyVersionsRequest
-	(*RollbackPolicyRequest)(nil),      // 43: headscale.v1.RollbackPolicyRequest
-	(*CreateTailnetRequest)(nil),       // 44: headscale.v1.CreateTailnetRequest
-	(*ListTailnetsRequest)(nil),        // 45: headscale.v1.ListTailnetsRequest
-	(*DeleteTailnetRequest)(nil),       // 46: headscale.v1.DeleteTailnetRequest
-	(*CreateRelayKeyRequest)(nil),      // 47: headscale.v1.CreateRelayKeyRequest
-	(*ListRelayKeysRequest)(nil),       // 48: headscale.v1.ListRelayKeysRequest
-	(*DeleteRelayKeyRequest)(nil),      // 49: headscale.v1.DeleteRelayKeyRequest
-	(*ListRelaysRequest)(nil),          // 50: headscale.v1.ListRelaysRequest
-	(*RemoveRelayRequest)(nil),         // 51: headscale.v1.RemoveRelayRequest
-	(*DrainRelayRequest)(nil),          // 52: headscale.v1.DrainRelayRequest
-	(*RenameRelayRequest)(nil),         // 53: headscale.v1.RenameRelayRequest
-	(*ListAuditRequest)(nil),           // 54: headscale.v1.ListAuditRequest
-	(*VerifyAuditRequest)(nil),         // 55: headscale.v1.VerifyAuditRequest
-	(*CreateWebhookRequest)(nil),       // 56: headscale.v1.CreateWebhookRequest
-	(*ListWebhooksRequest)(nil),        // 57: headscale.v1.ListWebhooksRequest
-	(*GetWebhookRequest)(nil),          // 58: headscale.v1.GetWebhookRequest
-	(*DeleteWebhookRequest)(nil),       // 59: headscale.v1.DeleteWebhookRequest
-	(*TestWebhookRequest)(nil),         // 60: headscale.v1.TestWebhookRequest
-	(*RotateWebhookRequest)(nil),       // 61: headscale.v1.RotateWebhookRequest
-	(*GetSettingsRequest)(nil),         // 62: headscale.v1.GetSettingsRequest
-	(*SetSettingsRequest)(nil),         // 63: headscale.v1.SetSettingsRequest
-	(*HealthRequest)(nil),              // 64: headscale.v1.HealthRequest
-	(*GetStatusRequest)(nil),           // 65: headscale.v1.GetStatusRequest
-	(*ReloadRequest)(nil),              // 66: headscale.v1.ReloadRequest
-	(*GetDERPMapRequest)(nil),          // 67: headscale.v1.GetDERPMapRequest
-	(*CreateUserResponse)(nil),         // 68: headscale.v1.CreateUserResponse
-	(*RenameUserResponse)(nil),         // 69: headscale.v1.RenameUserResponse
-	(*DeleteUserResponse)(nil),         // 70: headscale.v1.DeleteUserResponse
-	(*ListUsersResponse)(nil),          // 71: headscale.v1.ListUsersResponse
-	(*SetUserRoleResponse)(nil),        // 72: headscale.v1.SetUserRoleResponse
-	(*CreatePreAuthKeyResponse)(nil),   // 73: headscale.v1.CreatePreAuthKeyResponse
-	(*ExpirePreAuthKeyResponse)(nil),   // 74: headscale.v1.ExpirePreAuthKeyResponse
-	(*DeletePreAuthKeyResponse)(nil),   // 75: headscale.v1.DeletePreAuthKeyResponse
-	(*ListPreAuthKeysResponse)(nil),    // 76: headscale.v1.ListPreAuthKeysResponse
-	(*DebugCreateNodeResponse)(nil),    // 77: headscale.v1.DebugCreateNodeResponse
-	(*GetNodeResponse)(nil),            // 78: headscale.v1.GetNodeResponse
-	(*SetTagsResponse)(nil),            // 79: headscale.v1.SetTagsResponse
-	(*SetApprovedRoutesResponse)(nil),  // 80: headscale.v1.SetApprovedRoutesResponse
-	(*RegisterNodeResponse)(nil),       // 81: headscale.v1.RegisterNodeResponse
-	(*DeleteNodeResponse)(nil),         // 82: headscale.v1.DeleteNodeResponse
-	(*ExpireNodeResponse)(nil),         // 83: headscale.v1.ExpireNodeResponse
-	(*RenameNodeResponse)(nil),         // 84: headscale.v1.RenameNodeResponse
-	(*ListNodesResponse)(nil),          // 85: headscale.v1.ListNodesResponse
-	(*BackfillNodeIPsResponse)(nil),    // 86: headscale.v1.BackfillNodeIPsResponse
-	(*MoveNodeResponse)(nil),           // 87: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesResponse)(nil),   // 88: headscale.v1.SetNodeAddressesResponse
-	(*GetRoutesResponse)(nil),          // 89: headscale.v1.GetRoutesResponse
-	(*GetNodeRoutesResponse)(nil),      // 90: headscale.v1.GetNodeRoutesResponse
-	(*EnableRouteResponse)(nil),        // 91: headscale.v1.EnableRouteResponse
-	(*DisableRouteResponse)(nil),       // 92: headscale.v1.DisableRouteResponse
-	(*DeleteRouteResponse)(nil),        // 93: headscale.v1.DeleteRouteResponse
-	(*AuthRegisterResponse)(nil),       // 94: headscale.v1.AuthRegisterResponse
-	(*AuthApproveResponse)(nil),        // 95: headscale.v1.AuthApproveResponse
-	(*AuthRejectResponse)(nil),         // 96: headscale.v1.AuthRejectResponse
-	(*CreateApiKeyResponse)(nil),       // 97: headscale.v1.CreateApiKeyResponse
-	(*ExpireApiKeyResponse)(nil),       // 98: headscale.v1.ExpireApiKeyResponse
-	(*ListApiKeysResponse)(nil),        // 99: headscale.v1.ListApiKeysResponse
-	(*DeleteApiKeyResponse)(nil),       // 100: headscale.v1.DeleteApiKeyResponse
-	(*CreateOAuthClientResponse)(nil),  // 101: headscale.v1.CreateOAuthClientResponse
-	(*ListOAuthClientsResponse)(nil),   // 102: headscale.v1.ListOAuthClientsResponse
-	(*DeleteOAuthClientResponse)(nil),  // 103: headscale.v1.DeleteOAuthClientResponse
-	(*GetPolicyResponse)(nil),          // 104: headscale.v1.GetPolicyResponse
-	(*SetPolicyResponse)(nil),          // 105: headscale.v1.SetPolicyResponse
-	(*CheckPolicyResponse)(nil),        // 106: headscale.v1.CheckPolicyResponse
-	(*TestPolicyResponse)(nil),         // 107: headscale.v1.TestPolicyResponse
-	(*DiffPolicyResponse)(nil),         // 108: headscale.v1.DiffPolicyResponse
-	(*ExplainPolicyResponse)(nil),      // 109: headscale.v1.ExplainPolicyResponse
-	(*ListPolicyVersionsResponse)(nil), // 110: headscale.v1.ListPolicyVersionsResponse
-	(*RollbackPolicyResponse)(nil),     // 111: headscale.v1.RollbackPolicyResponse
-	(*CreateTailnetResponse)(nil),      // 112: headscale.v1.CreateTailnetResponse
-	(*ListTailnetsResponse)(nil),       // 113: headscale.v1.ListTailnetsResponse
-	(*DeleteTailnetResponse)(nil),      // 114: headscale.v1.DeleteTailnetResponse
-	(*CreateRelayKeyResponse)(nil),     // 115: headscale.v1.CreateRelayKeyResponse
-	(*ListRelayKeysResponse)(nil),      // 116: headscale.v1.ListRelayKeysResponse
-	(*DeleteRelayKeyResponse)(nil),     // 117: headscale.v1.DeleteRelayKeyResponse
-	(*ListRelaysResponse)(nil),         // 118: headscale.v1.ListRelaysResponse
-	(*RemoveRelayResponse)(nil),        // 119: headscale.v1.RemoveRelayResponse
-	(*DrainRelayResponse)(nil),         // 120: headscale.v1.DrainRelayResponse
-	(*RenameRelayResponse)(nil),        // 121: headscale.v1.RenameRelayResponse
-	(*ListAuditResponse)(nil),          // 122: headscale.v1.ListAuditResponse
-	(*VerifyAuditResponse)(nil),        // 123: headscale.v1.VerifyAuditResponse
-	(*CreateWebhookResponse)(nil),      // 124: headscale.v1.CreateWebhookResponse
-	(*ListWebhooksResponse)(nil),       // 125: headscale.v1.ListWebhooksResponse
-	(*GetWebhookResponse)(nil),         // 126: headscale.v1.GetWebhookResponse
-	(*DeleteWebhookResponse)(nil),      // 127: headscale.v1.DeleteWebhookResponse
-	(*TestWebhookResponse)(nil),        // 128: headscale.v1.TestWebhookResponse
-	(*RotateWebhookResponse)(nil),      // 129: headscale.v1.RotateWebhookResponse
-	(*GetSettingsResponse)(nil),        // 130: headscale.v1.GetSettingsResponse
-	(*SetSettingsResponse)(nil),        // 131: headscale.v1.SetSettingsResponse
-	(*HealthResponse)(nil),             // 132: headscale.v1.HealthResponse
-	(*GetStatusResponse)(nil),          // 133: headscale.v1.GetStatusResponse
-	(*ReloadResponse)(nil),             // 134: headscale.v1.ReloadResponse
-	(*GetDERPMapResponse)(nil),         // 135: headscale.v1.GetDERPMapResponse
+	(*AuthorizeNodeRequest)(nil),       // 20: headscale.v1.AuthorizeNodeRequest
+	(*SetNodeAddressesRequest)(nil),    // 21: headscale.v1.SetNodeAddressesRequest
+	(*GetRoutesRequest)(nil),           // 22: headscale.v1.GetRoutesRequest
+	(*GetNodeRoutesRequest)(nil),       // 23: headscale.v1.GetNodeRoutesRequest
+	(*EnableRouteRequest)(nil),         // 24: headscale.v1.EnableRouteRequest
+	(*DisableRouteRequest)(nil),        // 25: headscale.v1.DisableRouteRequest
+	(*DeleteRouteRequest)(nil),         // 26: headscale.v1.DeleteRouteRequest
+	(*AuthRegisterRequest)(nil),        // 27: headscale.v1.AuthRegisterRequest
+	(*AuthApproveRequest)(nil),         // 28: headscale.v1.AuthApproveRequest
+	(*AuthRejectRequest)(nil),          // 29: headscale.v1.AuthRejectRequest
+	(*CreateApiKeyRequest)(nil),        // 30: headscale.v1.CreateApiKeyRequest
+	(*ExpireApiKeyRequest)(nil),        // 31: headscale.v1.ExpireApiKeyRequest
+	(*ListApiKeysRequest)(nil),         // 32: headscale.v1.ListApiKeysRequest
+	(*DeleteApiKeyRequest)(nil),        // 33: headscale.v1.DeleteApiKeyRequest
+	(*CreateOAuthClientRequest)(nil),   // 34: headscale.v1.CreateOAuthClientRequest
+	(*ListOAuthClientsRequest)(nil),    // 35: headscale.v1.ListOAuthClientsRequest
+	(*DeleteOAuthClientRequest)(nil),   // 36: headscale.v1.DeleteOAuthClientRequest
+	(*GetPolicyRequest)(nil),           // 37: headscale.v1.GetPolicyRequest
+	(*SetPolicyRequest)(nil),           // 38: headscale.v1.SetPolicyRequest
+	(*CheckPolicyRequest)(nil),         // 39: headscale.v1.CheckPolicyRequest
+	(*TestPolicyRequest)(nil),          // 40: headscale.v1.TestPolicyRequest
+	(*DiffPolicyRequest)(nil),          // 41: headscale.v1.DiffPolicyRequest
+	(*ExplainPolicyRequest)(nil),       // 42: headscale.v1.ExplainPolicyRequest
+	(*ListPolicyVersionsRequest)(nil),  // 43: headscale.v1.ListPolicyVersionsRequest
+	(*RollbackPolicyRequest)(nil),      // 44: headscale.v1.RollbackPolicyRequest
+	(*CreateTailnetRequest)(nil),       // 45: headscale.v1.CreateTailnetRequest
+	(*ListTailnetsRequest)(nil),        // 46: headscale.v1.ListTailnetsRequest
+	(*DeleteTailnetRequest)(nil),       // 47: headscale.v1.DeleteTailnetRequest
+	(*CreateRelayKeyRequest)(nil),      // 48: headscale.v1.CreateRelayKeyRequest
+	(*ListRelayKeysRequest)(nil),       // 49: headscale.v1.ListRelayKeysRequest
+	(*DeleteRelayKeyRequest)(nil),      // 50: headscale.v1.DeleteRelayKeyRequest
+	(*ListRelaysRequest)(nil),          // 51: headscale.v1.ListRelaysRequest
+	(*RemoveRelayRequest)(nil),         // 52: headscale.v1.RemoveRelayRequest
+	(*DrainRelayRequest)(nil),          // 53: headscale.v1.DrainRelayRequest
+	(*RenameRelayRequest)(nil),         // 54: headscale.v1.RenameRelayRequest
+	(*ListAuditRequest)(nil),           // 55: headscale.v1.ListAuditRequest
+	(*VerifyAuditRequest)(nil),         // 56: headscale.v1.VerifyAuditRequest
+	(*CreateWebhookRequest)(nil),       // 57: headscale.v1.CreateWebhookRequest
+	(*ListWebhooksRequest)(nil),        // 58: headscale.v1.ListWebhooksRequest
+	(*GetWebhookRequest)(nil),          // 59: headscale.v1.GetWebhookRequest
+	(*DeleteWebhookRequest)(nil),       // 60: headscale.v1.DeleteWebhookRequest
+	(*TestWebhookRequest)(nil),         // 61: headscale.v1.TestWebhookRequest
+	(*RotateWebhookRequest)(nil),       // 62: headscale.v1.RotateWebhookRequest
+	(*GetSettingsRequest)(nil),         // 63: headscale.v1.GetSettingsRequest
+	(*SetSettingsRequest)(nil),         // 64: headscale.v1.SetSettingsRequest
+	(*HealthRequest)(nil),              // 65: headscale.v1.HealthRequest
+	(*GetStatusRequest)(nil),           // 66: headscale.v1.GetStatusRequest
+	(*ReloadRequest)(nil),              // 67: headscale.v1.ReloadRequest
+	(*GetDERPMapRequest)(nil),          // 68: headscale.v1.GetDERPMapRequest
+	(*CreateUserResponse)(nil),         // 69: headscale.v1.CreateUserResponse
+	(*RenameUserResponse)(nil),         // 70: headscale.v1.RenameUserResponse
+	(*DeleteUserResponse)(nil),         // 71: headscale.v1.DeleteUserResponse
+	(*ListUsersResponse)(nil),          // 72: headscale.v1.ListUsersResponse
+	(*SetUserRoleResponse)(nil),        // 73: headscale.v1.SetUserRoleResponse
+	(*CreatePreAuthKeyResponse)(nil),   // 74: headscale.v1.CreatePreAuthKeyResponse
+	(*ExpirePreAuthKeyResponse)(nil),   // 75: headscale.v1.ExpirePreAuthKeyResponse
+	(*DeletePreAuthKeyResponse)(nil),   // 76: headscale.v1.DeletePreAuthKeyResponse
+	(*ListPreAuthKeysResponse)(nil),    // 77: headscale.v1.ListPreAuthKeysResponse
+	(*DebugCreateNodeResponse)(nil),    // 78: headscale.v1.DebugCreateNodeResponse
+	(*GetNodeResponse)(nil),            // 79: headscale.v1.GetNodeResponse
+	(*SetTagsResponse)(nil),            // 80: headscale.v1.SetTagsResponse
+	(*SetApprovedRoutesResponse)(nil),  // 81: headscale.v1.SetApprovedRoutesResponse
+	(*RegisterNodeResponse)(nil),       // 82: headscale.v1.RegisterNodeResponse
+	(*DeleteNodeResponse)(nil),         // 83: headscale.v1.DeleteNodeResponse
+	(*ExpireNodeResponse)(nil),         // 84: headscale.v1.ExpireNodeResponse
+	(*RenameNodeResponse)(nil),         // 85: headscale.v1.RenameNodeResponse
+	(*ListNodesResponse)(nil),          // 86: headscale.v1.ListNodesResponse
+	(*BackfillNodeIPsResponse)(nil),    // 87: headscale.v1.BackfillNodeIPsResponse
+	(*MoveNodeResponse)(nil),           // 88: headscale.v1.MoveNodeResponse
+	(*AuthorizeNodeResponse)(nil),      // 89: headscale.v1.AuthorizeNodeResponse
+	(*SetNodeAddressesResponse)(nil),   // 90: headscale.v1.SetNodeAddressesResponse
+	(*GetRoutesResponse)(nil),          // 91: headscale.v1.GetRoutesResponse
+	(*GetNodeRoutesResponse)(nil),      // 92: headscale.v1.GetNodeRoutesResponse
+	(*EnableRouteResponse)(nil),        // 93: headscale.v1.EnableRouteResponse
+	(*DisableRouteResponse)(nil),       // 94: headscale.v1.DisableRouteResponse
+	(*DeleteRouteResponse)(nil),        // 95: headscale.v1.DeleteRouteResponse
+	(*AuthRegisterResponse)(nil),       // 96: headscale.v1.AuthRegisterResponse
+	(*AuthApproveResponse)(nil),        // 97: headscale.v1.AuthApproveResponse
+	(*AuthRejectResponse)(nil),         // 98: headscale.v1.AuthRejectResponse
+	(*CreateApiKeyResponse)(nil),       // 99: headscale.v1.CreateApiKeyResponse
+	(*ExpireApiKeyResponse)(nil),       // 100: headscale.v1.ExpireApiKeyResponse
+	(*ListApiKeysResponse)(nil),        // 101: headscale.v1.ListApiKeysResponse
+	(*DeleteApiKeyResponse)(nil),       // 102: headscale.v1.DeleteApiKeyResponse
+	(*CreateOAuthClientResponse)(nil),  // 103: headscale.v1.CreateOAuthClientResponse
+	(*ListOAuthClientsResponse)(nil),   // 104: headscale.v1.ListOAuthClientsResponse
+	(*DeleteOAuthClientResponse)(nil),  // 105: headscale.v1.DeleteOAuthClientResponse
+	(*GetPolicyResponse)(nil),          // 106: headscale.v1.GetPolicyResponse
+	(*SetPolicyResponse)(nil),          // 107: headscale.v1.SetPolicyResponse
+	(*CheckPolicyResponse)(nil),        // 108: headscale.v1.CheckPolicyResponse
+	(*TestPolicyResponse)(nil),         // 109: headscale.v1.TestPolicyResponse
+	(*DiffPolicyResponse)(nil),         // 110: headscale.v1.DiffPolicyResponse
+	(*ExplainPolicyResponse)(nil),      // 111: headscale.v1.ExplainPolicyResponse
+	(*ListPolicyVersionsResponse)(nil), // 112: headscale.v1.ListPolicyVersionsResponse
+	(*RollbackPolicyResponse)(nil),     // 113: headscale.v1.RollbackPolicyResponse
+	(*CreateTailnetResponse)(nil),      // 114: headscale.v1.CreateTailnetResponse
+	(*ListTailnetsResponse)(nil),       // 115: headscale.v1.ListTailnetsResponse
+	(*DeleteTailnetResponse)(nil),      // 116: headscale.v1.DeleteTailnetResponse
+	(*CreateRelayKeyResponse)(nil),     // 117: headscale.v1.CreateRelayKeyResponse
+	(*ListRelayKeysResponse)(nil),      // 118: headscale.v1.ListRelayKeysResponse
+	(*DeleteRelayKeyResponse)(nil),     // 119: headscale.v1.DeleteRelayKeyResponse
+	(*ListRelaysResponse)(nil),         // 120: headscale.v1.ListRelaysResponse
+	(*RemoveRelayResponse)(nil),        // 121: headscale.v1.RemoveRelayResponse
+	(*DrainRelayResponse)(nil),         // 122: headscale.v1.DrainRelayResponse
+	(*RenameRelayResponse)(nil),        // 123: headscale.v1.RenameRelayResponse
+	(*ListAuditResponse)(nil),          // 124: headscale.v1.ListAuditResponse
+	(*VerifyAuditResponse)(nil),        // 125: headscale.v1.VerifyAuditResponse
+	(*CreateWebhookResponse)(nil),      // 126: headscale.v1.CreateWebhookResponse
+	(*ListWebhooksResponse)(nil),       // 127: headscale.v1.ListWebhooksResponse
+	(*GetWebhookResponse)(nil),         // 128: headscale.v1.GetWebhookResponse
+	(*DeleteWebhookResponse)(nil),      // 129: headscale.v1.DeleteWebhookResponse
+	(*TestWebhookResponse)(nil),        // 130: headscale.v1.TestWebhookResponse
+	(*RotateWebhookResponse)(nil),      // 131: headscale.v1.RotateWebhookResponse
+	(*GetSettingsResponse)(nil),        // 132: headscale.v1.GetSettingsResponse
+	(*SetSettingsResponse)(nil),        // 133: headscale.v1.SetSettingsResponse
+	(*HealthResponse)(nil),             // 134: headscale.v1.HealthResponse
+	(*GetStatusResponse)(nil),          // 135: headscale.v1.GetStatusResponse
+	(*ReloadResponse)(nil),             // 136: headscale.v1.ReloadResponse
+	(*GetDERPMapResponse)(nil),         // 137: headscale.v1.GetDERPMapResponse
 }
 var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	0,   // 0: headscale.v1.HeadscaleService.CreateUser:input_type -> headscale.v1.CreateUserRequest
@@ -270,124 +273,126 @@ var file_headscale_v1_headscale_proto_depIdxs = []int32{
 	17,  // 17: headscale.v1.HeadscaleService.ListNodes:input_type -> headscale.v1.ListNodesRequest
 	18,  // 18: headscale.v1.HeadscaleService.BackfillNodeIPs:input_type -> headscale.v1.BackfillNodeIPsRequest
 	19,  // 19: headscale.v1.HeadscaleService.MoveNode:input_type -> headscale.v1.MoveNodeRequest
-	20,  // 20: headscale.v1.HeadscaleService.SetNodeAddresses:input_type -> headscale.v1.SetNodeAddressesRequest
-	21,  // 21: headscale.v1.HeadscaleService.GetRoutes:input_type -> headscale.v1.GetRoutesRequest
-	22,  // 22: headscale.v1.HeadscaleService.GetNodeRoutes:input_type -> headscale.v1.GetNodeRoutesRequest
-	23,  // 23: headscale.v1.HeadscaleService.EnableRoute:input_type -> headscale.v1.EnableRouteRequest
-	24,  // 24: headscale.v1.HeadscaleService.DisableRoute:input_type -> headscale.v1.DisableRouteRequest
-	25,  // 25: headscale.v1.HeadscaleService.DeleteRoute:input_type -> headscale.v1.DeleteRouteRequest
-	26,  // 26: headscale.v1.HeadscaleService.AuthRegister:input_type -> headscale.v1.AuthRegisterRequest
-	27,  // 27: headscale.v1.HeadscaleService.AuthApprove:input_type -> headscale.v1.AuthApproveRequest
-	28,  // 28: headscale.v1.HeadscaleService.AuthReject:input_type -> headscale.v1.AuthRejectRequest
-	29,  // 29: headscale.v1.HeadscaleService.CreateApiKey:input_type -> headscale.v1.CreateApiKeyRequest
-	30,  // 30: headscale.v1.HeadscaleService.ExpireApiKey:input_type -> headscale.v1.ExpireApiKeyRequest
-	31,  // 31: headscale.v1.HeadscaleService.ListApiKeys:input_type -> headscale.v1.ListApiKeysRequest
-	32,  // 32: headscale.v1.HeadscaleService.DeleteApiKey:input_type -> headscale.v1.DeleteApiKeyRequest
-	33,  // 33: headscale.v1.HeadscaleService.CreateOAuthClient:input_type -> headscale.v1.CreateOAuthClientRequest
-	34,  // 34: headscale.v1.HeadscaleService.ListOAuthClients:input_type -> headscale.v1.ListOAuthClientsRequest
-	35,  // 35: headscale.v1.HeadscaleService.DeleteOAuthClient:input_type -> headscale.v1.DeleteOAuthClientRequest
-	36,  // 36: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
-	37,  // 37: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
-	38,  // 38: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
-	39,  // 39: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
-	40,  // 40: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
-	41,  // 41: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
-	42,  // 42: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
-	43,  // 43: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
-	44,  // 44: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
-	45,  // 45: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
-	46,  // 46: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
-	47,  // 47: headscale.v1.HeadscaleService.CreateRelayKey:input_type -> headscale.v1.CreateRelayKeyRequest
-	48,  // 48: headscale.v1.HeadscaleService.ListRelayKeys:input_type -> headscale.v1.ListRelayKeysRequest
-	49,  // 49: headscale.v1.HeadscaleService.DeleteRelayKey:input_type -> headscale.v1.DeleteRelayKeyRequest
-	50,  // 50: headscale.v1.HeadscaleService.ListRelays:input_type -> headscale.v1.ListRelaysRequest
-	51,  // 51: headscale.v1.HeadscaleService.RemoveRelay:input_type -> headscale.v1.RemoveRelayRequest
-	52,  // 52: headscale.v1.HeadscaleService.DrainRelay:input_type -> headscale.v1.DrainRelayRequest
-	53,  // 53: headscale.v1.HeadscaleService.RenameRelay:input_type -> headscale.v1.RenameRelayRequest
-	54,  // 54: headscale.v1.HeadscaleService.ListAudit:input_type -> headscale.v1.ListAuditRequest
-	55,  // 55: headscale.v1.HeadscaleService.VerifyAudit:input_type -> headscale.v1.VerifyAuditRequest
-	56,  // 56: headscale.v1.HeadscaleService.CreateWebhook:input_type -> headscale.v1.CreateWebhookRequest
-	57,  // 57: headscale.v1.HeadscaleService.ListWebhooks:input_type -> headscale.v1.ListWebhooksRequest
-	58,  // 58: headscale.v1.HeadscaleService.GetWebhook:input_type -> headscale.v1.GetWebhookRequest
-	59,  // 59: headscale.v1.HeadscaleService.DeleteWebhook:input_type -> headscale.v1.DeleteWebhookRequest
-	60,  // 60: headscale.v1.HeadscaleService.TestWebhook:input_type -> headscale.v1.TestWebhookRequest
-	61,  // 61: headscale.v1.HeadscaleService.RotateWebhook:input_type -> headscale.v1.RotateWebhookRequest
-	62,  // 62: headscale.v1.HeadscaleService.GetSettings:input_type -> headscale.v1.GetSettingsRequest
-	63,  // 63: headscale.v1.HeadscaleService.SetSettings:input_type -> headscale.v1.SetSettingsRequest
-	64,  // 64: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
-	65,  // 65: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
-	66,  // 66: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
-	67,  // 67: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
-	68,  // 68: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
-	69,  // 69: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
-	70,  // 70: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
-	71,  // 71: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
-	72,  // 72: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
-	73,  // 73: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
-	74,  // 74: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
-	75,  // 75: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
-	76,  // 76: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
-	77,  // 77: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
-	78,  // 78: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
-	79,  // 79: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
-	80,  // 80: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
-	81,  // 81: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
-	82,  // 82: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
-	83,  // 83: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
-	84,  // 84: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
-	85,  // 85: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
-	86,  // 86: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
-	87,  // 87: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
-	88,  // 88: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
-	89,  // 89: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
-	90,  // 90: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
-	91,  // 91: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
-	92,  // 92: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
-	93,  // 93: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
-	94,  // 94: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
-	95,  // 95: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
-	96,  // 96: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
-	97,  // 97: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
-	98,  // 98: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
-	99,  // 99: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
-	100, // 100: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
-	101, // 101: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
-	102, // 102: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
-	103, // 103: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
-	104, // 104: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
-	105, // 105: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
-	106, // 106: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
-	107, // 107: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
-	108, // 108: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
-	109, // 109: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
-	110, // 110: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
-	111, // 111: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
-	112, // 112: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
-	113, // 113: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
-	114, // 114: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
-	115, // 115: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
-	116, // 116: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
-	117, // 117: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
-	118, // 118: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
-	119, // 119: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
-	120, // 120: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
-	121, // 121: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
-	122, // 122: headscale.v1.HeadscaleService.ListAudit:output_type -> headscale.v1.ListAuditResponse
-	123, // 123: headscale.v1.HeadscaleService.VerifyAudit:output_type -> headscale.v1.VerifyAuditResponse
-	124, // 124: headscale.v1.HeadscaleService.CreateWebhook:output_type -> headscale.v1.CreateWebhookResponse
-	125, // 125: headscale.v1.HeadscaleService.ListWebhooks:output_type -> headscale.v1.ListWebhooksResponse
-	126, // 126: headscale.v1.HeadscaleService.GetWebhook:output_type -> headscale.v1.GetWebhookResponse
-	127, // 127: headscale.v1.HeadscaleService.DeleteWebhook:output_type -> headscale.v1.DeleteWebhookResponse
-	128, // 128: headscale.v1.HeadscaleService.TestWebhook:output_type -> headscale.v1.TestWebhookResponse
-	129, // 129: headscale.v1.HeadscaleService.RotateWebhook:output_type -> headscale.v1.RotateWebhookResponse
-	130, // 130: headscale.v1.HeadscaleService.GetSettings:output_type -> headscale.v1.GetSettingsResponse
-	131, // 131: headscale.v1.HeadscaleService.SetSettings:output_type -> headscale.v1.SetSettingsResponse
-	132, // 132: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
-	133, // 133: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
-	134, // 134: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
-	135, // 135: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
-	68,  // [68:136] is the sub-list for method output_type
-	0,   // [0:68] is the sub-list for method input_type
+	20,  // 20: headscale.v1.HeadscaleService.AuthorizeNode:input_type -> headscale.v1.AuthorizeNodeRequest
+	21,  // 21: headscale.v1.HeadscaleService.SetNodeAddresses:input_type -> headscale.v1.SetNodeAddressesRequest
+	22,  // 22: headscale.v1.HeadscaleService.GetRoutes:input_type -> headscale.v1.GetRoutesRequest
+	23,  // 23: headscale.v1.HeadscaleService.GetNodeRoutes:input_type -> headscale.v1.GetNodeRoutesRequest
+	24,  // 24: headscale.v1.HeadscaleService.EnableRoute:input_type -> headscale.v1.EnableRouteRequest
+	25,  // 25: headscale.v1.HeadscaleService.DisableRoute:input_type -> headscale.v1.DisableRouteRequest
+	26,  // 26: headscale.v1.HeadscaleService.DeleteRoute:input_type -> headscale.v1.DeleteRouteRequest
+	27,  // 27: headscale.v1.HeadscaleService.AuthRegister:input_type -> headscale.v1.AuthRegisterRequest
+	28,  // 28: headscale.v1.HeadscaleService.AuthApprove:input_type -> headscale.v1.AuthApproveRequest
+	29,  // 29: headscale.v1.HeadscaleService.AuthReject:input_type -> headscale.v1.AuthRejectRequest
+	30,  // 30: headscale.v1.HeadscaleService.CreateApiKey:input_type -> headscale.v1.CreateApiKeyRequest
+	31,  // 31: headscale.v1.HeadscaleService.ExpireApiKey:input_type -> headscale.v1.ExpireApiKeyRequest
+	32,  // 32: headscale.v1.HeadscaleService.ListApiKeys:input_type -> headscale.v1.ListApiKeysRequest
+	33,  // 33: headscale.v1.HeadscaleService.DeleteApiKey:input_type -> headscale.v1.DeleteApiKeyRequest
+	34,  // 34: headscale.v1.HeadscaleService.CreateOAuthClient:input_type -> headscale.v1.CreateOAuthClientRequest
+	35,  // 35: headscale.v1.HeadscaleService.ListOAuthClients:input_type -> headscale.v1.ListOAuthClientsRequest
+	36,  // 36: headscale.v1.HeadscaleService.DeleteOAuthClient:input_type -> headscale.v1.DeleteOAuthClientRequest
+	37,  // 37: headscale.v1.HeadscaleService.GetPolicy:input_type -> headscale.v1.GetPolicyRequest
+	38,  // 38: headscale.v1.HeadscaleService.SetPolicy:input_type -> headscale.v1.SetPolicyRequest
+	39,  // 39: headscale.v1.HeadscaleService.CheckPolicy:input_type -> headscale.v1.CheckPolicyRequest
+	40,  // 40: headscale.v1.HeadscaleService.TestPolicy:input_type -> headscale.v1.TestPolicyRequest
+	41,  // 41: headscale.v1.HeadscaleService.DiffPolicy:input_type -> headscale.v1.DiffPolicyRequest
+	42,  // 42: headscale.v1.HeadscaleService.ExplainPolicy:input_type -> headscale.v1.ExplainPolicyRequest
+	43,  // 43: headscale.v1.HeadscaleService.ListPolicyVersions:input_type -> headscale.v1.ListPolicyVersionsRequest
+	44,  // 44: headscale.v1.HeadscaleService.RollbackPolicy:input_type -> headscale.v1.RollbackPolicyRequest
+	45,  // 45: headscale.v1.HeadscaleService.CreateTailnet:input_type -> headscale.v1.CreateTailnetRequest
+	46,  // 46: headscale.v1.HeadscaleService.ListTailnets:input_type -> headscale.v1.ListTailnetsRequest
+	47,  // 47: headscale.v1.HeadscaleService.DeleteTailnet:input_type -> headscale.v1.DeleteTailnetRequest
+	48,  // 48: headscale.v1.HeadscaleService.CreateRelayKey:input_type -> headscale.v1.CreateRelayKeyRequest
+	49,  // 49: headscale.v1.HeadscaleService.ListRelayKeys:input_type -> headscale.v1.ListRelayKeysRequest
+	50,  // 50: headscale.v1.HeadscaleService.DeleteRelayKey:input_type -> headscale.v1.DeleteRelayKeyRequest
+	51,  // 51: headscale.v1.HeadscaleService.ListRelays:input_type -> headscale.v1.ListRelaysRequest
+	52,  // 52: headscale.v1.HeadscaleService.RemoveRelay:input_type -> headscale.v1.RemoveRelayRequest
+	53,  // 53: headscale.v1.HeadscaleService.DrainRelay:input_type -> headscale.v1.DrainRelayRequest
+	54,  // 54: headscale.v1.HeadscaleService.RenameRelay:input_type -> headscale.v1.RenameRelayRequest
+	55,  // 55: headscale.v1.HeadscaleService.ListAudit:input_type -> headscale.v1.ListAuditRequest
+	56,  // 56: headscale.v1.HeadscaleService.VerifyAudit:input_type -> headscale.v1.VerifyAuditRequest
+	57,  // 57: headscale.v1.HeadscaleService.CreateWebhook:input_type -> headscale.v1.CreateWebhookRequest
+	58,  // 58: headscale.v1.HeadscaleService.ListWebhooks:input_type -> headscale.v1.ListWebhooksRequest
+	59,  // 59: headscale.v1.HeadscaleService.GetWebhook:input_type -> headscale.v1.GetWebhookRequest
+	60,  // 60: headscale.v1.HeadscaleService.DeleteWebhook:input_type -> headscale.v1.DeleteWebhookRequest
+	61,  // 61: headscale.v1.HeadscaleService.TestWebhook:input_type -> headscale.v1.TestWebhookRequest
+	62,  // 62: headscale.v1.HeadscaleService.RotateWebhook:input_type -> headscale.v1.RotateWebhookRequest
+	63,  // 63: headscale.v1.HeadscaleService.GetSettings:input_type -> headscale.v1.GetSettingsRequest
+	64,  // 64: headscale.v1.HeadscaleService.SetSettings:input_type -> headscale.v1.SetSettingsRequest
+	65,  // 65: headscale.v1.HeadscaleService.Health:input_type -> headscale.v1.HealthRequest
+	66,  // 66: headscale.v1.HeadscaleService.GetStatus:input_type -> headscale.v1.GetStatusRequest
+	67,  // 67: headscale.v1.HeadscaleService.Reload:input_type -> headscale.v1.ReloadRequest
+	68,  // 68: headscale.v1.HeadscaleService.GetDERPMap:input_type -> headscale.v1.GetDERPMapRequest
+	69,  // 69: headscale.v1.HeadscaleService.CreateUser:output_type -> headscale.v1.CreateUserResponse
+	70,  // 70: headscale.v1.HeadscaleService.RenameUser:output_type -> headscale.v1.RenameUserResponse
+	71,  // 71: headscale.v1.HeadscaleService.DeleteUser:output_type -> headscale.v1.DeleteUserResponse
+	72,  // 72: headscale.v1.HeadscaleService.ListUsers:output_type -> headscale.v1.ListUsersResponse
+	73,  // 73: headscale.v1.HeadscaleService.SetUserRole:output_type -> headscale.v1.SetUserRoleResponse
+	74,  // 74: headscale.v1.HeadscaleService.CreatePreAuthKey:output_type -> headscale.v1.CreatePreAuthKeyResponse
+	75,  // 75: headscale.v1.HeadscaleService.ExpirePreAuthKey:output_type -> headscale.v1.ExpirePreAuthKeyResponse
+	76,  // 76: headscale.v1.HeadscaleService.DeletePreAuthKey:output_type -> headscale.v1.DeletePreAuthKeyResponse
+	77,  // 77: headscale.v1.HeadscaleService.ListPreAuthKeys:output_type -> headscale.v1.ListPreAuthKeysResponse
+	78,  // 78: headscale.v1.HeadscaleService.DebugCreateNode:output_type -> headscale.v1.DebugCreateNodeResponse
+	79,  // 79: headscale.v1.HeadscaleService.GetNode:output_type -> headscale.v1.GetNodeResponse
+	80,  // 80: headscale.v1.HeadscaleService.SetTags:output_type -> headscale.v1.SetTagsResponse
+	81,  // 81: headscale.v1.HeadscaleService.SetApprovedRoutes:output_type -> headscale.v1.SetApprovedRoutesResponse
+	82,  // 82: headscale.v1.HeadscaleService.RegisterNode:output_type -> headscale.v1.RegisterNodeResponse
+	83,  // 83: headscale.v1.HeadscaleService.DeleteNode:output_type -> headscale.v1.DeleteNodeResponse
+	84,  // 84: headscale.v1.HeadscaleService.ExpireNode:output_type -> headscale.v1.ExpireNodeResponse
+	85,  // 85: headscale.v1.HeadscaleService.RenameNode:output_type -> headscale.v1.RenameNodeResponse
+	86,  // 86: headscale.v1.HeadscaleService.ListNodes:output_type -> headscale.v1.ListNodesResponse
+	87,  // 87: headscale.v1.HeadscaleService.BackfillNodeIPs:output_type -> headscale.v1.BackfillNodeIPsResponse
+	88,  // 88: headscale.v1.HeadscaleService.MoveNode:output_type -> headscale.v1.MoveNodeResponse
+	89,  // 89: headscale.v1.HeadscaleService.AuthorizeNode:output_type -> headscale.v1.AuthorizeNodeResponse
+	90,  // 90: headscale.v1.HeadscaleService.SetNodeAddresses:output_type -> headscale.v1.SetNodeAddressesResponse
+	91,  // 91: headscale.v1.HeadscaleService.GetRoutes:output_type -> headscale.v1.GetRoutesResponse
+	92,  // 92: headscale.v1.HeadscaleService.GetNodeRoutes:output_type -> headscale.v1.GetNodeRoutesResponse
+	93,  // 93: headscale.v1.HeadscaleService.EnableRoute:output_type -> headscale.v1.EnableRouteResponse
+	94,  // 94: headscale.v1.HeadscaleService.DisableRoute:output_type -> headscale.v1.DisableRouteResponse
+	95,  // 95: headscale.v1.HeadscaleService.DeleteRoute:output_type -> headscale.v1.DeleteRouteResponse
+	96,  // 96: headscale.v1.HeadscaleService.AuthRegister:output_type -> headscale.v1.AuthRegisterResponse
+	97,  // 97: headscale.v1.HeadscaleService.AuthApprove:output_type -> headscale.v1.AuthApproveResponse
+	98,  // 98: headscale.v1.HeadscaleService.AuthReject:output_type -> headscale.v1.AuthRejectResponse
+	99,  // 99: headscale.v1.HeadscaleService.CreateApiKey:output_type -> headscale.v1.CreateApiKeyResponse
+	100, // 100: headscale.v1.HeadscaleService.ExpireApiKey:output_type -> headscale.v1.ExpireApiKeyResponse
+	101, // 101: headscale.v1.HeadscaleService.ListApiKeys:output_type -> headscale.v1.ListApiKeysResponse
+	102, // 102: headscale.v1.HeadscaleService.DeleteApiKey:output_type -> headscale.v1.DeleteApiKeyResponse
+	103, // 103: headscale.v1.HeadscaleService.CreateOAuthClient:output_type -> headscale.v1.CreateOAuthClientResponse
+	104, // 104: headscale.v1.HeadscaleService.ListOAuthClients:output_type -> headscale.v1.ListOAuthClientsResponse
+	105, // 105: headscale.v1.HeadscaleService.DeleteOAuthClient:output_type -> headscale.v1.DeleteOAuthClientResponse
+	106, // 106: headscale.v1.HeadscaleService.GetPolicy:output_type -> headscale.v1.GetPolicyResponse
+	107, // 107: headscale.v1.HeadscaleService.SetPolicy:output_type -> headscale.v1.SetPolicyResponse
+	108, // 108: headscale.v1.HeadscaleService.CheckPolicy:output_type -> headscale.v1.CheckPolicyResponse
+	109, // 109: headscale.v1.HeadscaleService.TestPolicy:output_type -> headscale.v1.TestPolicyResponse
+	110, // 110: headscale.v1.HeadscaleService.DiffPolicy:output_type -> headscale.v1.DiffPolicyResponse
+	111, // 111: headscale.v1.HeadscaleService.ExplainPolicy:output_type -> headscale.v1.ExplainPolicyResponse
+	112, // 112: headscale.v1.HeadscaleService.ListPolicyVersions:output_type -> headscale.v1.ListPolicyVersionsResponse
+	113, // 113: headscale.v1.HeadscaleService.RollbackPolicy:output_type -> headscale.v1.RollbackPolicyResponse
+	114, // 114: headscale.v1.HeadscaleService.CreateTailnet:output_type -> headscale.v1.CreateTailnetResponse
+	115, // 115: headscale.v1.HeadscaleService.ListTailnets:output_type -> headscale.v1.ListTailnetsResponse
+	116, // 116: headscale.v1.HeadscaleService.DeleteTailnet:output_type -> headscale.v1.DeleteTailnetResponse
+	117, // 117: headscale.v1.HeadscaleService.CreateRelayKey:output_type -> headscale.v1.CreateRelayKeyResponse
+	118, // 118: headscale.v1.HeadscaleService.ListRelayKeys:output_type -> headscale.v1.ListRelayKeysResponse
+	119, // 119: headscale.v1.HeadscaleService.DeleteRelayKey:output_type -> headscale.v1.DeleteRelayKeyResponse
+	120, // 120: headscale.v1.HeadscaleService.ListRelays:output_type -> headscale.v1.ListRelaysResponse
+	121, // 121: headscale.v1.HeadscaleService.RemoveRelay:output_type -> headscale.v1.RemoveRelayResponse
+	122, // 122: headscale.v1.HeadscaleService.DrainRelay:output_type -> headscale.v1.DrainRelayResponse
+	123, // 123: headscale.v1.HeadscaleService.RenameRelay:output_type -> headscale.v1.RenameRelayResponse
+	124, // 124: headscale.v1.HeadscaleService.ListAudit:output_type -> headscale.v1.ListAuditResponse
+	125, // 125: headscale.v1.HeadscaleService.VerifyAudit:output_type -> headscale.v1.VerifyAuditResponse
+	126, // 126: headscale.v1.HeadscaleService.CreateWebhook:output_type -> headscale.v1.CreateWebhookResponse
+	127, // 127: headscale.v1.HeadscaleService.ListWebhooks:output_type -> headscale.v1.ListWebhooksResponse
+	128, // 128: headscale.v1.HeadscaleService.GetWebhook:output_type -> headscale.v1.GetWebhookResponse
+	129, // 129: headscale.v1.HeadscaleService.DeleteWebhook:output_type -> headscale.v1.DeleteWebhookResponse
+	130, // 130: headscale.v1.HeadscaleService.TestWebhook:output_type -> headscale.v1.TestWebhookResponse
+	131, // 131: headscale.v1.HeadscaleService.RotateWebhook:output_type -> headscale.v1.RotateWebhookResponse
+	132, // 132: headscale.v1.HeadscaleService.GetSettings:output_type -> headscale.v1.GetSettingsResponse
+	133, // 133: headscale.v1.HeadscaleService.SetSettings:output_type -> headscale.v1.SetSettingsResponse
+	134, // 134: headscale.v1.HeadscaleService.Health:output_type -> headscale.v1.HealthResponse
+	135, // 135: headscale.v1.HeadscaleService.GetStatus:output_type -> headscale.v1.GetStatusResponse
+	136, // 136: headscale.v1.HeadscaleService.Reload:output_type -> headscale.v1.ReloadResponse
+	137, // 137: headscale.v1.HeadscaleService.GetDERPMap:output_type -> headscale.v1.GetDERPMapResponse
+	69,  // [69:138] is the sub-list for method output_type
+	0,   // [0:69] is the sub-list for method input_type
 	0,   // [0:0] is the sub-list for extension type_name
 	0,   // [0:0] is the sub-list for extension extendee
 	0,   // [0:0] is the sub-list for field type_name

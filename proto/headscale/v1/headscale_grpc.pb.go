@@ -42,6 +42,7 @@ const (
 	HeadscaleService_ListNodes_FullMethodName          = "/headscale.v1.HeadscaleService/ListNodes"
 	HeadscaleService_BackfillNodeIPs_FullMethodName    = "/headscale.v1.HeadscaleService/BackfillNodeIPs"
 	HeadscaleService_MoveNode_FullMethodName           = "/headscale.v1.HeadscaleService/MoveNode"
+	HeadscaleService_AuthorizeNode_FullMethodName      = "/headscale.v1.HeadscaleService/AuthorizeNode"
 	HeadscaleService_SetNodeAddresses_FullMethodName   = "/headscale.v1.HeadscaleService/SetNodeAddresses"
 	HeadscaleService_GetRoutes_FullMethodName          = "/headscale.v1.HeadscaleService/GetRoutes"
 	HeadscaleService_GetNodeRoutes_FullMethodName      = "/headscale.v1.HeadscaleService/GetNodeRoutes"
@@ -116,6 +117,7 @@ type HeadscaleServiceClient interface {
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	BackfillNodeIPs(ctx context.Context, in *BackfillNodeIPsRequest, opts ...grpc.CallOption) (*BackfillNodeIPsResponse, error)
 	MoveNode(ctx context.Context, in *MoveNodeRequest, opts ...grpc.CallOption) (*MoveNodeResponse, error)
+	AuthorizeNode(ctx context.Context, in *AuthorizeNodeRequest, opts ...grpc.CallOption) (*AuthorizeNodeResponse, error)
 	SetNodeAddresses(ctx context.Context, in *SetNodeAddressesRequest, opts ...grpc.CallOption) (*SetNodeAddressesResponse, error)
 	GetRoutes(ctx context.Context, in *GetRoutesRequest, opts ...grpc.CallOption) (*GetRoutesResponse, error)
 	GetNodeRoutes(ctx context.Context, in *GetNodeRoutesRequest, opts ...grpc.CallOption) (*GetNodeRoutesResponse, error)
@@ -368,6 +370,16 @@ func (c *headscaleServiceClient) MoveNode(ctx context.Context, in *MoveNodeReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MoveNodeResponse)
 	err := c.cc.Invoke(ctx, HeadscaleService_MoveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *headscaleServiceClient) AuthorizeNode(ctx context.Context, in *AuthorizeNodeRequest, opts ...grpc.CallOption) (*AuthorizeNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuthorizeNodeResponse)
+	err := c.cc.Invoke(ctx, HeadscaleService_AuthorizeNode_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -878,6 +890,7 @@ type HeadscaleServiceServer interface {
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	BackfillNodeIPs(context.Context, *BackfillNodeIPsRequest) (*BackfillNodeIPsResponse, error)
 	MoveNode(context.Context, *MoveNodeRequest) (*MoveNodeResponse, error)
+	AuthorizeNode(context.Context, *AuthorizeNodeRequest) (*AuthorizeNodeResponse, error)
 	SetNodeAddresses(context.Context, *SetNodeAddressesRequest) (*SetNodeAddressesResponse, error)
 	GetRoutes(context.Context, *GetRoutesRequest) (*GetRoutesResponse, error)
 	GetNodeRoutes(context.Context, *GetNodeRoutesRequest) (*GetNodeRoutesResponse, error)
@@ -995,6 +1008,9 @@ func (UnimplementedHeadscaleServiceServer) BackfillNodeIPs(context.Context, *Bac
 }
 func (UnimplementedHeadscaleServiceServer) MoveNode(context.Context, *MoveNodeRequest) (*MoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method MoveNode not implemented")
+}
+func (UnimplementedHeadscaleServiceServer) AuthorizeNode(context.Context, *AuthorizeNodeRequest) (*AuthorizeNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AuthorizeNode not implemented")
 }
 func (UnimplementedHeadscaleServiceServer) SetNodeAddresses(context.Context, *SetNodeAddressesRequest) (*SetNodeAddressesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetNodeAddresses not implemented")
@@ -1517,6 +1533,24 @@ func _HeadscaleService_MoveNode_Handler(srv interface{}, ctx context.Context, de
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(HeadscaleServiceServer).MoveNode(ctx, req.(*MoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HeadscaleService_AuthorizeNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuthorizeNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HeadscaleServiceServer).AuthorizeNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HeadscaleService_AuthorizeNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HeadscaleServiceServer).AuthorizeNode(ctx, req.(*AuthorizeNodeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -2471,6 +2505,10 @@ var HeadscaleService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "MoveNode",
 			Handler:    _HeadscaleService_MoveNode_Handler,
+		},
+		{
+			MethodName: "AuthorizeNode",
+			Handler:    _HeadscaleService_AuthorizeNode_Handler,
 		},
 		{
 			MethodName: "SetNodeAddresses",

@@ -105,6 +105,7 @@ type Node struct {
 	HomeDerp          int32                  `protobuf:"varint,106,opt,name=home_derp,json=homeDerp,proto3" json:"home_derp,omitempty"` // region of the relay; 0 while unknown
 	Endpoints         []string               `protobuf:"bytes,107,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	NamePinned        bool                   `protobuf:"varint,108,opt,name=name_pinned,json=namePinned,proto3" json:"name_pinned,omitempty"` // an administrator named the node: a new host name does not rename it
+	Unauthorized      bool                   `protobuf:"varint,109,opt,name=unauthorized,proto3" json:"unauthorized,omitempty"`               // waits for an administrator, and reaches nobody: see AuthorizeNode
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -324,6 +325,13 @@ func (x *Node) GetEndpoints() []string {
 func (x *Node) GetNamePinned() bool {
 	if x != nil {
 		return x.NamePinned
+	}
+	return false
+}
+
+func (x *Node) GetUnauthorized() bool {
+	if x != nil {
+		return x.Unauthorized
 	}
 	return false
 }
@@ -1208,6 +1216,102 @@ func (x *MoveNodeResponse) GetNode() *Node {
 	return nil
 }
 
+type AuthorizeNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Withdraw      bool                   `protobuf:"varint,100,opt,name=withdraw,proto3" json:"withdraw,omitempty"` // keep it out again, until it is authorized
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizeNodeRequest) Reset() {
+	*x = AuthorizeNodeRequest{}
+	mi := &file_headscale_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizeNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizeNodeRequest) ProtoMessage() {}
+
+func (x *AuthorizeNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizeNodeRequest.ProtoReflect.Descriptor instead.
+func (*AuthorizeNodeRequest) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AuthorizeNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *AuthorizeNodeRequest) GetWithdraw() bool {
+	if x != nil {
+		return x.Withdraw
+	}
+	return false
+}
+
+type AuthorizeNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizeNodeResponse) Reset() {
+	*x = AuthorizeNodeResponse{}
+	mi := &file_headscale_v1_node_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizeNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizeNodeResponse) ProtoMessage() {}
+
+func (x *AuthorizeNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headscale_v1_node_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizeNodeResponse.ProtoReflect.Descriptor instead.
+func (*AuthorizeNodeResponse) Descriptor() ([]byte, []int) {
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AuthorizeNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 type SetNodeAddressesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1218,7 +1322,7 @@ type SetNodeAddressesRequest struct {
 
 func (x *SetNodeAddressesRequest) Reset() {
 	*x = SetNodeAddressesRequest{}
-	mi := &file_headscale_v1_node_proto_msgTypes[19]
+	mi := &file_headscale_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1334,7 @@ func (x *SetNodeAddressesRequest) String() string {
 func (*SetNodeAddressesRequest) ProtoMessage() {}
 
 func (x *SetNodeAddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_node_proto_msgTypes[19]
+	mi := &file_headscale_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1347,7 @@ func (x *SetNodeAddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeAddressesRequest.ProtoReflect.Descriptor instead.
 func (*SetNodeAddressesRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetNodeAddressesRequest) GetNodeId() uint64 {
@@ -1269,7 +1373,7 @@ type SetNodeAddressesResponse struct {
 
 func (x *SetNodeAddressesResponse) Reset() {
 	*x = SetNodeAddressesResponse{}
-	mi := &file_headscale_v1_node_proto_msgTypes[20]
+	mi := &file_headscale_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1385,7 @@ func (x *SetNodeAddressesResponse) String() string {
 func (*SetNodeAddressesResponse) ProtoMessage() {}
 
 func (x *SetNodeAddressesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_node_proto_msgTypes[20]
+	mi := &file_headscale_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1398,7 @@ func (x *SetNodeAddressesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeAddressesResponse.ProtoReflect.Descriptor instead.
 func (*SetNodeAddressesResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetNodeAddressesResponse) GetNode() *Node {
@@ -1314,7 +1418,7 @@ type BackfillNodeIPsRequest struct {
 
 func (x *BackfillNodeIPsRequest) Reset() {
 	*x = BackfillNodeIPsRequest{}
-	mi := &file_headscale_v1_node_proto_msgTypes[21]
+	mi := &file_headscale_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1430,7 @@ func (x *BackfillNodeIPsRequest) String() string {
 func (*BackfillNodeIPsRequest) ProtoMessage() {}
 
 func (x *BackfillNodeIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_node_proto_msgTypes[21]
+	mi := &file_headscale_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1443,7 @@ func (x *BackfillNodeIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackfillNodeIPsRequest.ProtoReflect.Descriptor instead.
 func (*BackfillNodeIPsRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BackfillNodeIPsRequest) GetConfirmed() bool {
@@ -1365,7 +1469,7 @@ type BackfillNodeIPsResponse struct {
 
 func (x *BackfillNodeIPsResponse) Reset() {
 	*x = BackfillNodeIPsResponse{}
-	mi := &file_headscale_v1_node_proto_msgTypes[22]
+	mi := &file_headscale_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1481,7 @@ func (x *BackfillNodeIPsResponse) String() string {
 func (*BackfillNodeIPsResponse) ProtoMessage() {}
 
 func (x *BackfillNodeIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_node_proto_msgTypes[22]
+	mi := &file_headscale_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1494,7 @@ func (x *BackfillNodeIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackfillNodeIPsResponse.ProtoReflect.Descriptor instead.
 func (*BackfillNodeIPsResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BackfillNodeIPsResponse) GetChanges() []string {
@@ -1414,7 +1518,7 @@ type DebugCreateNodeRequest struct {
 
 func (x *DebugCreateNodeRequest) Reset() {
 	*x = DebugCreateNodeRequest{}
-	mi := &file_headscale_v1_node_proto_msgTypes[23]
+	mi := &file_headscale_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1530,7 @@ func (x *DebugCreateNodeRequest) String() string {
 func (*DebugCreateNodeRequest) ProtoMessage() {}
 
 func (x *DebugCreateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_node_proto_msgTypes[23]
+	mi := &file_headscale_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1543,7 @@ func (x *DebugCreateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugCreateNodeRequest.ProtoReflect.Descriptor instead.
 func (*DebugCreateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DebugCreateNodeRequest) GetUser() string {
@@ -1486,7 +1590,7 @@ type DebugCreateNodeResponse struct {
 
 func (x *DebugCreateNodeResponse) Reset() {
 	*x = DebugCreateNodeResponse{}
-	mi := &file_headscale_v1_node_proto_msgTypes[24]
+	mi := &file_headscale_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1602,7 @@ func (x *DebugCreateNodeResponse) String() string {
 func (*DebugCreateNodeResponse) ProtoMessage() {}
 
 func (x *DebugCreateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headscale_v1_node_proto_msgTypes[24]
+	mi := &file_headscale_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1615,7 @@ func (x *DebugCreateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugCreateNodeResponse.ProtoReflect.Descriptor instead.
 func (*DebugCreateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_headscale_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_headscale_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DebugCreateNodeResponse) GetNode() *Node {
@@ -1525,7 +1629,7 @@ var File_headscale_v1_node_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x17headscale/v1/node.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x17headscale/v1/user.proto\"\xdd\a\n" +
+	"\x17headscale/v1/node.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dheadscale/v1/preauthkey.proto\x1a\x17headscale/v1/user.proto\"\x81\b\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1f\n" +
 	"\vmachine_key\x18\x02 \x01(\tR\n" +
@@ -1559,7 +1663,8 @@ const file_headscale_v1_node_proto_rawDesc = "" +
 	"\thome_derp\x18j \x01(\x05R\bhomeDerp\x12\x1c\n" +
 	"\tendpoints\x18k \x03(\tR\tendpoints\x12\x1f\n" +
 	"\vname_pinned\x18l \x01(\bR\n" +
-	"namePinnedJ\x04\b\t\x10\n" +
+	"namePinned\x12\"\n" +
+	"\funauthorized\x18m \x01(\bR\funauthorizedJ\x04\b\t\x10\n" +
 	"J\x04\b\x0e\x10\x15\"U\n" +
 	"\x13RegisterNodeRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
@@ -1608,6 +1713,11 @@ const file_headscale_v1_node_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\":\n" +
 	"\x10MoveNodeResponse\x12&\n" +
+	"\x04node\x18\x01 \x01(\v2\x12.headscale.v1.NodeR\x04node\"K\n" +
+	"\x14AuthorizeNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1a\n" +
+	"\bwithdraw\x18d \x01(\bR\bwithdraw\"?\n" +
+	"\x15AuthorizeNodeResponse\x12&\n" +
 	"\x04node\x18\x01 \x01(\v2\x12.headscale.v1.NodeR\x04node\"U\n" +
 	"\x17SetNodeAddressesRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12!\n" +
@@ -1646,7 +1756,7 @@ func file_headscale_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_headscale_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_headscale_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_headscale_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_headscale_v1_node_proto_goTypes = []any{
 	(RegisterMethod)(0),               // 0: headscale.v1.RegisterMethod
 	(*Node)(nil),                      // 1: headscale.v1.Node
@@ -1668,39 +1778,42 @@ var file_headscale_v1_node_proto_goTypes = []any{
 	(*RenameNodeResponse)(nil),        // 17: headscale.v1.RenameNodeResponse
 	(*MoveNodeRequest)(nil),           // 18: headscale.v1.MoveNodeRequest
 	(*MoveNodeResponse)(nil),          // 19: headscale.v1.MoveNodeResponse
-	(*SetNodeAddressesRequest)(nil),   // 20: headscale.v1.SetNodeAddressesRequest
-	(*SetNodeAddressesResponse)(nil),  // 21: headscale.v1.SetNodeAddressesResponse
-	(*BackfillNodeIPsRequest)(nil),    // 22: headscale.v1.BackfillNodeIPsRequest
-	(*BackfillNodeIPsResponse)(nil),   // 23: headscale.v1.BackfillNodeIPsResponse
-	(*DebugCreateNodeRequest)(nil),    // 24: headscale.v1.DebugCreateNodeRequest
-	(*DebugCreateNodeResponse)(nil),   // 25: headscale.v1.DebugCreateNodeResponse
-	(*User)(nil),                      // 26: headscale.v1.User
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
-	(*PreAuthKey)(nil),                // 28: headscale.v1.PreAuthKey
+	(*AuthorizeNodeRequest)(nil),      // 20: headscale.v1.AuthorizeNodeRequest
+	(*AuthorizeNodeResponse)(nil),     // 21: headscale.v1.AuthorizeNodeResponse
+	(*SetNodeAddressesRequest)(nil),   // 22: headscale.v1.SetNodeAddressesRequest
+	(*SetNodeAddressesResponse)(nil),  // 23: headscale.v1.SetNodeAddressesResponse
+	(*BackfillNodeIPsRequest)(nil),    // 24: headscale.v1.BackfillNodeIPsRequest
+	(*BackfillNodeIPsResponse)(nil),   // 25: headscale.v1.BackfillNodeIPsResponse
+	(*DebugCreateNodeRequest)(nil),    // 26: headscale.v1.DebugCreateNodeRequest
+	(*DebugCreateNodeResponse)(nil),   // 27: headscale.v1.DebugCreateNodeResponse
+	(*User)(nil),                      // 28: headscale.v1.User
+	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
+	(*PreAuthKey)(nil),                // 30: headscale.v1.PreAuthKey
 }
 var file_headscale_v1_node_proto_depIdxs = []int32{
-	26, // 0: headscale.v1.Node.user:type_name -> headscale.v1.User
-	27, // 1: headscale.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	27, // 2: headscale.v1.Node.expiry:type_name -> google.protobuf.Timestamp
-	28, // 3: headscale.v1.Node.pre_auth_key:type_name -> headscale.v1.PreAuthKey
-	27, // 4: headscale.v1.Node.created_at:type_name -> google.protobuf.Timestamp
+	28, // 0: headscale.v1.Node.user:type_name -> headscale.v1.User
+	29, // 1: headscale.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	29, // 2: headscale.v1.Node.expiry:type_name -> google.protobuf.Timestamp
+	30, // 3: headscale.v1.Node.pre_auth_key:type_name -> headscale.v1.PreAuthKey
+	29, // 4: headscale.v1.Node.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: headscale.v1.Node.register_method:type_name -> headscale.v1.RegisterMethod
 	1,  // 6: headscale.v1.RegisterNodeResponse.node:type_name -> headscale.v1.Node
 	1,  // 7: headscale.v1.GetNodeResponse.node:type_name -> headscale.v1.Node
 	1,  // 8: headscale.v1.ListNodesResponse.nodes:type_name -> headscale.v1.Node
 	1,  // 9: headscale.v1.SetTagsResponse.node:type_name -> headscale.v1.Node
 	1,  // 10: headscale.v1.SetApprovedRoutesResponse.node:type_name -> headscale.v1.Node
-	27, // 11: headscale.v1.ExpireNodeRequest.expiry:type_name -> google.protobuf.Timestamp
+	29, // 11: headscale.v1.ExpireNodeRequest.expiry:type_name -> google.protobuf.Timestamp
 	1,  // 12: headscale.v1.ExpireNodeResponse.node:type_name -> headscale.v1.Node
 	1,  // 13: headscale.v1.RenameNodeResponse.node:type_name -> headscale.v1.Node
 	1,  // 14: headscale.v1.MoveNodeResponse.node:type_name -> headscale.v1.Node
-	1,  // 15: headscale.v1.SetNodeAddressesResponse.node:type_name -> headscale.v1.Node
-	1,  // 16: headscale.v1.DebugCreateNodeResponse.node:type_name -> headscale.v1.Node
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	1,  // 15: headscale.v1.AuthorizeNodeResponse.node:type_name -> headscale.v1.Node
+	1,  // 16: headscale.v1.SetNodeAddressesResponse.node:type_name -> headscale.v1.Node
+	1,  // 17: headscale.v1.DebugCreateNodeResponse.node:type_name -> headscale.v1.Node
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_headscale_v1_node_proto_init() }
@@ -1716,7 +1829,7 @@ func file_headscale_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_headscale_v1_node_proto_rawDesc), len(file_headscale_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

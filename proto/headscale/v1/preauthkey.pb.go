@@ -37,6 +37,7 @@ type PreAuthKey struct {
 	AclTags       []string               `protobuf:"bytes,9,rep,name=acl_tags,json=aclTags,proto3" json:"acl_tags,omitempty"`
 	Tailnet       string                 `protobuf:"bytes,100,opt,name=tailnet,proto3" json:"tailnet,omitempty"` // name of the tailnet
 	Description   string                 `protobuf:"bytes,101,opt,name=description,proto3" json:"description,omitempty"`
+	Preauthorized bool                   `protobuf:"varint,102,opt,name=preauthorized,proto3" json:"preauthorized,omitempty"` // its nodes need no AuthorizeNode
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +149,13 @@ func (x *PreAuthKey) GetDescription() string {
 	return ""
 }
 
+func (x *PreAuthKey) GetPreauthorized() bool {
+	if x != nil {
+		return x.Preauthorized
+	}
+	return false
+}
+
 type CreatePreAuthKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"` // 0: none; then user_ref or acl_tags
@@ -159,6 +167,7 @@ type CreatePreAuthKeyRequest struct {
 	UserRef       string                 `protobuf:"bytes,101,opt,name=user_ref,json=userRef,proto3" json:"user_ref,omitempty"` // user by name, e-mail or id; "name=" and "id=" force one reading
 	Description   string                 `protobuf:"bytes,102,opt,name=description,proto3" json:"description,omitempty"`
 	NeverExpires  bool                   `protobuf:"varint,103,opt,name=never_expires,json=neverExpires,proto3" json:"never_expires,omitempty"` // instead of expiration
+	Preauthorized bool                   `protobuf:"varint,104,opt,name=preauthorized,proto3" json:"preauthorized,omitempty"`                   // let its nodes in where others wait for an administrator
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,6 +261,13 @@ func (x *CreatePreAuthKeyRequest) GetDescription() string {
 func (x *CreatePreAuthKeyRequest) GetNeverExpires() bool {
 	if x != nil {
 		return x.NeverExpires
+	}
+	return false
+}
+
+func (x *CreatePreAuthKeyRequest) GetPreauthorized() bool {
+	if x != nil {
+		return x.Preauthorized
 	}
 	return false
 }
@@ -600,7 +616,7 @@ var File_headscale_v1_preauthkey_proto protoreflect.FileDescriptor
 
 const file_headscale_v1_preauthkey_proto_rawDesc = "" +
 	"\n" +
-	"\x1dheadscale/v1/preauthkey.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17headscale/v1/user.proto\"\xf2\x02\n" +
+	"\x1dheadscale/v1/preauthkey.proto\x12\fheadscale.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17headscale/v1/user.proto\"\x98\x03\n" +
 	"\n" +
 	"PreAuthKey\x12&\n" +
 	"\x04user\x18\x01 \x01(\v2\x12.headscale.v1.UserR\x04user\x12\x0e\n" +
@@ -616,7 +632,8 @@ const file_headscale_v1_preauthkey_proto_rawDesc = "" +
 	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x19\n" +
 	"\bacl_tags\x18\t \x03(\tR\aaclTags\x12\x18\n" +
 	"\atailnet\x18d \x01(\tR\atailnet\x12 \n" +
-	"\vdescription\x18e \x01(\tR\vdescription\"\xba\x02\n" +
+	"\vdescription\x18e \x01(\tR\vdescription\x12$\n" +
+	"\rpreauthorized\x18f \x01(\bR\rpreauthorized\"\xe0\x02\n" +
 	"\x17CreatePreAuthKeyRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x1a\n" +
 	"\breusable\x18\x02 \x01(\bR\breusable\x12\x1c\n" +
@@ -628,7 +645,8 @@ const file_headscale_v1_preauthkey_proto_rawDesc = "" +
 	"\atailnet\x18d \x01(\tR\atailnet\x12\x19\n" +
 	"\buser_ref\x18e \x01(\tR\auserRef\x12 \n" +
 	"\vdescription\x18f \x01(\tR\vdescription\x12#\n" +
-	"\rnever_expires\x18g \x01(\bR\fneverExpires\"V\n" +
+	"\rnever_expires\x18g \x01(\bR\fneverExpires\x12$\n" +
+	"\rpreauthorized\x18h \x01(\bR\rpreauthorized\"V\n" +
 	"\x18CreatePreAuthKeyResponse\x12:\n" +
 	"\fpre_auth_key\x18\x01 \x01(\v2\x18.headscale.v1.PreAuthKeyR\n" +
 	"preAuthKey\";\n" +
