@@ -88,7 +88,7 @@ func join(t *testing.T, s *store.Store, expiry *time.Time) *tailnet.Node {
 // await waits for a round of views until ok holds.
 func await(t *testing.T, s *state.State, what string, ok func() bool) {
 	t.Helper()
-	late := time.After(30 * time.Second)
+	late := time.After(3 * time.Minute)
 	for {
 		round := s.Round()
 		if ok() {

@@ -24,7 +24,7 @@ func newer(t *testing.T, f *state.Feed, e *state.Edition, what string) {
 	l.Await(e)
 	select {
 	case <-l.Turn():
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatalf("waiting for %s", what)
 	}
 }
@@ -127,7 +127,7 @@ func TestTurnIsPassedOn(t *testing.T) {
 	line[1].Leave() // it has the turn, and does not look
 	select {
 	case <-line[2].Turn():
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatal("the third has no turn after the second left")
 	}
 	select {
@@ -141,7 +141,7 @@ func TestTurnIsPassedOn(t *testing.T) {
 	a.make("bob")
 	select {
 	case <-line[0].Turn():
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatal("the first has no turn at the next view")
 	}
 }
