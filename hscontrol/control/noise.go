@@ -82,9 +82,9 @@ func (c *Control) serveNoise(w http.ResponseWriter, r *http.Request) {
 
 // serveMachine serves the requests of a client until it leaves, and closes the connection.
 func (c *Control) serveMachine(conn *noise.Conn, from string, leave func()) {
-	time.AfterFunc(arrivalTime, leave)
+	late := time.AfterFunc(arrivalTime, leave)
 	of := context.WithValue(context.Background(), machineKeyOf{}, conn.Peer())
-	of = context.WithValue(of, arrivedOf{}, leave)
+	of = context.WithValue(of, arrivedOf{}, func() { late.Stop(); leave() })
 	of = context.WithValue(of, cameFromOf{}, from)
 	c.h2.ServeConn(of, conn, from)
 }
