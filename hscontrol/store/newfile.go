@@ -40,7 +40,9 @@ func makeDirs(dir string) error {
 	if err := makeDirs(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); errors.Is(err, os.ErrExist) {
+		return nil // another process was faster
+	} else if err != nil {
 		return err
 	}
 	d, err := os.Open(dir)
