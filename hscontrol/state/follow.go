@@ -16,7 +16,7 @@ import (
 const (
 	restMost        = 500 * time.Millisecond
 	restForOthers   = 200 * time.Millisecond // of it, for the sessions of other tailnets
-	restPerListener = 100 * time.Microsecond // what one session and its client cost when it wakes
+	restPerListener = 75 * time.Microsecond  // what one session and its client cost when it wakes
 	roundPause      = time.Millisecond       // between two rounds
 	retryPause      = 250 * time.Millisecond
 )
