@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/keelscale/keelscale/hscontrol/hstest"
 	"github.com/keelscale/keelscale/hscontrol/hstest/pgtest"
@@ -46,9 +47,7 @@ var crashPoints = []struct {
 		c.standbys("")
 	}},
 	{"after the commit, before it is published", "1", func(c *crashing, newcomer *hstest.Node) {
-		if err := syscall.Kill(c.first.PID(), syscall.SIGSTOP); err != nil {
-			c.Fatal(err)
-		}
+		c.freeze()
 		newcomer.Use(&c.second.Server)
 		newcomer.Join(c.secret)
 		c.first.End(syscall.SIGKILL)
@@ -145,6 +144,31 @@ func (c *crashing) standbys(names string) {
 	c.db.SQL("test1", "SELECT pg_reload_conf()")
 	await(c.T, "the standbys are set", func() bool { return c.db.SQL("test1", "SHOW synchronous_standby_names") == names })
 	c.db.SQL("test1", "CHECKPOINT")
+}
+
+// freeze stops the first server between two transactions: in the midst of one it would keep the other server waiting, and
+// that is another point.
+func (c *crashing) freeze() {
+	c.Helper()
+	await(c.T, "the first server to be between two transactions", func() bool {
+		c.signal(syscall.SIGSTOP)
+		since := c.db.SQL("test1", "SELECT clock_timestamp()")
+		for range 50 {
+			if c.db.SQL("test1", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keelscale' AND xact_start <= '"+since+"'") == "0" {
+				return true
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		c.signal(syscall.SIGCONT)
+		return false
+	})
+}
+
+func (c *crashing) signal(s syscall.Signal) {
+	c.Helper()
+	if err := syscall.Kill(c.first.PID(), s); err != nil {
+		c.Fatal(err)
+	}
 }
 
 // lockTailnets keeps every transaction that changes a tailnet waiting until release.
