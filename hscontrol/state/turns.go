@@ -96,10 +96,10 @@ func (l *Listener) Leave() {
 func (t *turns) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for l := t.parked.first; l != nil; l = l.next {
-		l.where = due
+	for l := t.parked.first; l != nil; l = t.parked.first {
+		t.parked.remove(l)
+		t.due.add(l, due)
 	}
-	t.due.join(&t.parked)
 	t.give()
 }
 
@@ -140,18 +140,4 @@ func (q *line) remove(l *Listener) {
 		l.next.prev = l.prev
 	}
 	l.where, l.prev, l.next = away, nil, nil
-}
-
-// join puts all of another line at the end, which is empty then.
-func (q *line) join(other *line) {
-	switch {
-	case other.first == nil:
-		return
-	case q.last == nil:
-		q.first = other.first
-	default:
-		q.last.next, other.first.prev = other.first, q.last
-	}
-	q.last = other.last
-	*other = line{}
 }
