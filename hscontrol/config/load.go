@@ -53,7 +53,7 @@ func (l loader) read(r *report) (*decoder, error) {
 		if cfg.File, err = filepath.Abs(l.path); err != nil {
 			return nil, fmt.Errorf("reading configuration: %w", err)
 		}
-		data, err := readFile(cfg.File)
+		data, err := readFile(cfg.File, maxFile)
 		if err != nil {
 			return nil, fmt.Errorf("reading configuration: %w", err)
 		}
@@ -76,19 +76,19 @@ func (d *decoder) layer(tree *value) {
 	d.section("", tree)
 }
 
-// readFile reads a file of bounded size.
-func readFile(path string) ([]byte, error) {
+// readFile reads a file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d KiB", path, maxFile>>10)
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d KiB", path, limit>>10)
 	}
 	return data, nil
 }

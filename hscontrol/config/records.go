@@ -3,9 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 )
 
 // Bounds of the file of extra DNS records: its size in bytes, and how many faults of it are told.
@@ -17,20 +15,11 @@ const (
 // ReadRecords reads the file that ExtraRecordsPath names. Its records are held to what those of ExtraRecords
 // are; the error is an *[Error] with the entries that are wrong, or says why the file could not be read.
 func (dns *DNS) ReadRecords() ([]ExtraRecord, error) {
-	path := dns.ExtraRecordsPath
-	f, err := os.Open(path)
+	text, err := readFile(dns.ExtraRecordsPath, maxRecords)
 	if err != nil {
 		return nil, fmt.Errorf("reading dns.extra_records_path: %w", err)
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxRecords+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading dns.extra_records_path: %w", err)
-	}
-	if len(text) > maxRecords {
-		return nil, fmt.Errorf("reading dns.extra_records_path: %s is larger than %d bytes", path, maxRecords)
-	}
-	return parseRecords(path, text, dns.BaseDomain)
+	return parseRecords(dns.ExtraRecordsPath, text, dns.BaseDomain)
 }
 
 // parseRecords reads the content of such a file. Fields that are no part of a record are skipped, as in headscale.
